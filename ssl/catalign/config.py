@@ -1,0 +1,247 @@
+"""Typed schemas of every config group, and the one way to load a config.
+
+Hydra composes YAML files and overrides; pydantic checks the result. An unknown key is an error that names the nearest
+known one. A *component* (``{name: simclr, temperature: 0.1}``) is checked against the signature of what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from catalign.errors import CatalignError, unknown
+
+
+class Schema(BaseModel):
+    """A mapping whose keys are all known and whose values are immutable once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """A registered component by name; every other key is one of its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The component's options, without its name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class WeightedComponent(Component):
+    """An objective in a stage: its loss is multiplied by ``weight``."""
+
+    weight: float = Field(default=1.0, ge=0)
+
+
+class ColumnsConfig(Schema):
+    """Which columns of a table mean what. A null ``id`` numbers the rows; a null ``group`` finds groups."""
+
+    id: str | None = "id"
+    image: str | None = "image"
+    text: dict[str, float] = Field(default={"title": 1.0}, description="text columns and their sampling weights")
+    attributes: list[str] = []
+    group: str | None = None
+    split: str | None = None
+    rename: dict[str, str] = Field(default={}, description="source column -> the name used above")
+
+    @field_validator("text")
+    @classmethod
+    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError("needs at least one text column, weights >= 0 and one of them > 0")
+        return weights
+
+
+class SplitConfig(Schema):
+    """Shares of a leak-aware split, for catalogues that bring none. Products of one group stay together."""
+
+    val: float = Field(default=0.05, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = 0
+    near_duplicates: bool = Field(default=True, description="also join photos that differ by a re-encoding")
+
+
+class DataConfig(Schema):
+    """A catalogue: where rows come from, what their columns mean, how they are prepared."""
+
+    name: str
+    root: str | None = Field(default=None, description="folder of local copies of public data")
+    source: Component
+    fallback: Component | None = Field(default=None, description="source used when root is not given")
+    columns: ColumnsConfig = ColumnsConfig()
+    fallback_columns: ColumnsConfig | None = None
+    split: SplitConfig = SplitConfig()
+    image_size: tuple[int, int] = Field(default=(64, 64), description="stored height and width in pixels")
+    tokenizer: str | None = Field(default=None, description="a Hugging Face tokenizer; null trains a WordPiece")
+    vocabulary_size: int = Field(default=8000, ge=200)
+    max_tokens: int = Field(default=64, ge=8, description="tokens kept of one text, specials not counted")
+    max_bad_share: float = Field(default=0.05, ge=0, le=1, description="preparation stops above this share of bad rows")
+    workers: int | None = Field(default=None, description="decoding processes; null uses every core")
+    cache: str = "~/.cache/catalign"
+
+
+class TrainerConfig(Schema):
+    """How a stage is optimised (Loshchilov & Hutter 2019 for AdamW; Goyal et al. 2017 for warm-up)."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0, description="optimiser steps, instead of epochs")
+    batch_size: int = Field(default=256, gt=1)
+    lr: float = Field(default=1e-3, gt=0)
+    lr_scale: dict[str, float] = Field(default={}, description="factor per encoder, such as {image: 0.3}")
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+    final_lr: float = Field(default=0.01, ge=0, le=1, description="share of the peak at the end of the cosine")
+    clip: float | None = Field(default=1.0, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    gradient_chunks: int = Field(default=1, ge=1, description="encode a batch in chunks with one chunk in memory")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights; null for none")
+    precision: Literal["32", "bf16"] = "32"
+    channels_last: bool = False
+    compile: bool = False
+    accelerator: str = "auto"
+    devices: int = Field(default=1, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    evaluations: int = Field(default=4, ge=1, description="validation passes during a stage, besides the first")
+    eval_batches: int = Field(default=8, ge=1)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precision_text(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("precision"), int):
+            values = {**values, "precision": str(values["precision"])}
+        return values
+
+
+class StageConfig(Schema):
+    """Encoders plus weighted objectives. ``trainer`` holds what differs from the run's trainer."""
+
+    objectives: dict[str, WeightedComponent] = Field(min_length=1)
+    init: list[str] | None = Field(default=None, description="earlier stages to start from; null: all of them")
+    locked: list[str] = Field(default=[], description="encoders that do not learn; their features are cached")
+    text: dict[str, float] | None = Field(default=None, description="sampling weights of text columns, if other")
+    split: list[str] = ["train"]
+    trainer: dict[str, Any] = {}
+
+
+class IndexConfig(Schema):
+    """A FAISS index by factory string."""
+
+    factory: str = "Flat"
+    nprobe: int | None = Field(default=None, gt=0)
+    ef_search: int | None = Field(default=None, gt=0)
+
+
+class Config(Schema):
+    """A whole experiment."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    output: str = Field(default="runs/${name}/seed${seed}", description="the run folder")
+    data: DataConfig
+    encoder: dict[str, Component]
+    stages: dict[str, StageConfig] = Field(min_length=1)
+    trainer: TrainerConfig = TrainerConfig()
+    fusion: Component
+    index: IndexConfig = IndexConfig()
+    evaluation: dict[str, Component] = {}
+
+    def trainer_of(self, stage: str) -> TrainerConfig:
+        """The run's trainer with what the stage changes."""
+        return _check(TrainerConfig, {**self.trainer.model_dump(), **self.stages[stage].trainer}, f"stages.{stage}.trainer")
+
+
+def config_folder() -> Path:
+    """Where the YAML files are: inside an installed wheel, else in the checkout beside ``ssl/``."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "configs", here.parents[1] / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise CatalignError("the configs folder is missing", "reinstall catalign, or install it from a checkout: pip install -e .")
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Compose and check a config from overrides, as the command line does.
+
+    Args:
+        overrides: Hydra overrides such as ``"experiment=fashion"`` or ``"stages.align.trainer.lr=1e-3"``.
+
+    Raises:
+        CatalignError: An override or file names something that does not exist, or a value is out of range.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        try:
+            return check(hydra_compose("config", overrides=[permissive(override) for override in overrides]))
+        except HydraException as error:
+            raise _explained(error, overrides) from None
+
+
+def permissive(override: str) -> str:
+    """Let an override set a key that no YAML file spells out; :func:`check` then knows whether the schema has it."""
+    key = override.partition("=")[0]
+    is_group = (config_folder() / key.partition("@")[0]).is_dir()
+    return override if is_group or "=" not in override or key[:1] in "+~" else f"++{override}"
+
+
+def _explained(error: Exception, overrides: Sequence[str]) -> CatalignError:
+    """Hydra's complaint in one sentence with the remedy."""
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return unknown(f"{group or 'config'} config", name, (path.stem for path in (config_folder() / group).glob("*.yaml")))
+    lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+    given = " ".join(overrides) or "none"
+    return CatalignError(f"the config cannot be composed: {lines[0]}", f"overrides are key=value; given: {given}")
+
+
+def check(composed: Any) -> Config:
+    """Resolve and check what Hydra composed.
+
+    Raises:
+        CatalignError: An unknown key (with the nearest one) or a value of the wrong type or out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = OmegaConf.to_container(composed, resolve=True) if OmegaConf.is_config(composed) else composed
+    except OmegaConfBaseException as error:
+        raise CatalignError(f"config key {error.full_key}: {str(error).splitlines()[0]}") from None
+    config = _check(Config, values, "")
+    for stage in config.stages:
+        config.trainer_of(stage)
+    return config
+
+
+def _check(schema: type[Any], values: Any, where: str) -> Any:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        full = ".".join(filter(None, [where, *path]))
+        if first["type"] == "extra_forbidden":
+            raise unknown(f"config key {full!r}; the part", path[-1], _known_keys(schema, path[:-1])) from None
+        raise CatalignError(f"config key {full or 'root'}: {first['msg']}", f"it was {first['input']!r}"[:300]) from None
+
+
+def _known_keys(schema: Any, path: list[str]) -> list[str]:
+    for part in path:
+        annotation = schema.model_fields[part].annotation if hasattr(schema, "model_fields") and part in schema.model_fields else None
+        nested = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+        if annotation is None:
+            continue  # the key of a dict[str, Schema]: the schema is already the value's
+        schema = annotation if hasattr(annotation, "model_fields") else (nested[-1] if nested else annotation)
+    return list(getattr(schema, "model_fields", {}))

@@ -1,0 +1,33 @@
+"""Errors a tired person understands: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CatalignError(Exception):
+    """A mistake in the input, told in one sentence with its remedy; the command line prints it without a traceback.
+
+    Args:
+        problem: What is wrong and where (file, row or key).
+        remedy: What the user can do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem if remedy is None else f"{problem}\n  -> {remedy}")
+        self.problem, self.remedy = problem, remedy
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> CatalignError:
+    """The error for a name that does not exist: names the nearest one, then all of them.
+
+    Args:
+        what: The kind of thing named, such as ``"objective"`` or ``"config key"``.
+        name: The name that was given.
+        known: The names that exist.
+    """
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return CatalignError(f"unknown {what} {name!r}", f"{hint}known: {', '.join(names) or 'none'}")
