@@ -1,0 +1,174 @@
+"""From products and queries to embeddings: the one place where a trained model meets a catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional
+
+from catalign.data import images
+from catalign.data.catalogue import Catalogue
+from catalign.data.ragged import Ragged
+from catalign.data.text import clean
+from catalign.embeddings.store import FEATURES, EmbeddingStore
+from catalign.encoders.base import Encoder
+from catalign.errors import CatalignError
+from catalign.training.features import pooled_features
+from catalign.training.model import Model
+
+if TYPE_CHECKING:
+    from catalign.training.run import Run
+
+
+class Embedder:
+    """A model that turns texts and photos into vectors of length 1.
+
+    Args:
+        model: Encoders and the heads that project their output.
+        catalogue: The products it was trained on: queries are tokenised, fitted and cut as they were.
+        precision: ``"bf16"`` is faster on devices that have it, and less exact.
+        **manifest: What a store should say about the model, besides the hash of its weights.
+    """
+
+    def __init__(self, model: Model, catalogue: Catalogue, *, precision: str = "32", **manifest: Any) -> None:
+        self.model, self.vocabulary, self.precision = model.eval(), catalogue.vocabulary, precision
+        self.image_size: tuple[int, int] = catalogue.images.shape[1:3]
+        self.max_tokens: int = catalogue.manifest["config"]["max_tokens"]
+        self.device = next(model.parameters()).device
+        self.manifest = manifest
+
+    @classmethod
+    def from_run(cls, run: Run, model: Model | None = None, *, precision: str = "32") -> Embedder:
+        """The embedder of a run, on a GPU if there is one.
+
+        Args:
+            run: The run.
+            model: The model to embed with; the run's last finished stage if None (``run.untrained()`` for a baseline).
+            precision: ``"32"`` or ``"bf16"``.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = (run.model() if model is None else model).to(device)
+        return cls(chosen, run.catalogue(), precision=precision, config=run.config.name, seed=run.config.seed)
+
+    def text(self, texts: Sequence[str], batch_size: int = 512) -> np.ndarray:
+        """Embed texts.
+
+        Returns:
+            (n, D) float32 of length 1.
+
+        Raises:
+            CatalignError: The model has no text encoder, or a text has no word that it knows.
+        """
+        self._needs("text")
+        tokens = self.vocabulary.encode(map(clean, texts), self.max_tokens)
+        for text, ids in zip(texts, tokens, strict=True):
+            if not (ids != self.vocabulary.unk).any():
+                raise CatalignError(
+                    f"text query {text[:60]!r} tokenises to nothing that the model knows",
+                    "describe the product in words, such as 'red running shoes'",
+                )
+        ragged = Ragged.of([[self.vocabulary.cls, *ids, self.vocabulary.sep] for ids in tokens])
+        batches = []
+        for start in range(0, len(texts), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(texts)))
+            padded, mask = ragged.pad(rows, fill=self.vocabulary.pad)
+            batches.append({"tokens": torch.from_numpy(padded), "token_mask": torch.from_numpy(mask)})
+        return self._embed("text", batches)
+
+    def images(self, photos: Sequence[Any], batch_size: int = 512) -> np.ndarray:
+        """Embed photos.
+
+        Args:
+            photos: Paths, encoded bytes, PIL images, or (H, W, 3) uint8 arrays.
+            batch_size: Photos per batch.
+
+        Returns:
+            (n, D) float32 of length 1.
+
+        Raises:
+            CatalignError: The model has no image encoder, or a photo is missing, empty or not an image.
+        """
+        self._needs("image")
+        batches = []
+        for start in range(0, len(photos), batch_size):
+            pixels = np.stack([self._pixels(photo) for photo in photos[start : start + batch_size]])
+            batches.append({"image": torch.from_numpy(pixels).permute(0, 3, 1, 2)})
+        return self._embed("image", batches)
+
+    def _pixels(self, photo: Any) -> np.ndarray:
+        if isinstance(photo, str | Path) and Path(photo).is_dir():
+            raise CatalignError(f"image query {photo} is a folder", "name one photo in it")
+        try:
+            return images.load(photo, self.image_size)
+        except images.BadImageError as error:
+            shown = photo if isinstance(photo, str | Path) else type(photo).__name__
+            raise CatalignError(
+                f"image query {shown} is not an image that can be read: {error}",
+                "give the path of a JPEG, PNG, WebP, GIF, BMP or TIFF photo",
+            ) from None
+
+    def _needs(self, modality: str) -> None:
+        if modality not in self.model.encoders:
+            known = ", ".join(self.model.encoders)
+            raise CatalignError(f"this model has no {modality} encoder, only {known}", "query it with what it knows")
+
+    @torch.inference_mode()
+    def _embed(self, modality: str, batches: list[dict[str, Tensor]]) -> np.ndarray:
+        parts = []
+        for batch in batches:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                placed = {key: value.to(self.device) for key, value in batch.items()}
+                pooled = self.model.encoders[modality](placed).pooled
+            parts.append(self._project(modality, pooled.float()))
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _project(self, modality: str, pooled: Tensor) -> np.ndarray:
+        embedded = self.model.embed(modality, pooled.to(self.device))
+        return functional.normalize(embedded.float(), dim=1).cpu().numpy()
+
+    def catalogue(
+        self, catalogue: Catalogue, path: str | Path, batch_size: int = 512, progress: bool = True
+    ) -> EmbeddingStore:
+        """Embed every product by its primary text and its photo; memory does not grow with the catalogue.
+
+        Args:
+            catalogue: The products.
+            path: The store's folder.
+            batch_size: Products per batch.
+            progress: Show a progress bar.
+
+        Returns:
+            A store of ``text``, ``image`` (aligned) and ``text_features``, ``image_features`` (pooled), as far as the
+            model has encoders for them.
+        """
+        has = {"text": catalogue.has_text, "image": catalogue.has_image}
+        modalities = [modality for modality in has if modality in self.model.encoders]
+        names = [*modalities, *(f"{modality}{FEATURES}" for modality in modalities)]
+        manifest = {**self.manifest, "weights": weights_digest(self.model), "data": catalogue.fingerprint}
+        with EmbeddingStore.writing(path, catalogue.ids, names, has, **manifest) as writer:
+            for modality in modalities:
+                encoder = cast(Encoder, self.model.encoders[modality])
+                batches = pooled_features(encoder, catalogue, modality, batch_size)
+                total = -(-len(catalogue) // batch_size)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    for pooled in track(batches, f"embedding {modality}", total, disable=not progress):
+                        writer.append(f"{modality}{FEATURES}", pooled.float().numpy())
+                        writer.append(modality, self._project(modality, pooled.float()))
+        return EmbeddingStore.open(path, verify=False)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Short SHA-256 of all of a model's weights and their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:12]

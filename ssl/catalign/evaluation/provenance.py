@@ -1,0 +1,61 @@
+"""What a number depends on besides the method: the machine, the packages, the config."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from catalign.config import Config
+
+PACKAGES = ("torch", "timm", "transformers", "faiss", "catalign")
+
+
+@cache
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def describe_hardware() -> dict[str, Any]:
+    """CPU model, usable cores, memory in GB and GPU (None without one) of this machine."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": cores, "memory_gb": round(memory / 1e9, 1) if memory else None, "gpu": gpu}
+
+
+@cache
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    distributions = metadata.packages_distributions()
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        found = distributions.get(package)
+        if found:
+            versions[package] = metadata.version(found[0])
+    return versions
+
+
+def portable(config: Config) -> dict[str, Any]:
+    """A config as plain values without this machine's folders."""
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"output": True, "data": {"cache", "workers"}})
+    root = config.data.root
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return value.replace(root, "${data.root}") if root and isinstance(value, str) else value
+
+    values = clean(values)
+    values["data"]["root"] = None
+    return values

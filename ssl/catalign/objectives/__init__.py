@@ -1,0 +1,1 @@
+"""Pretext tasks, one file each; see :mod:`catalign.objectives.base` for the contract."""

@@ -1,0 +1,188 @@
+"""Cross-modal alignment: the modalities of one product close together, those of different products apart."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from catalign.errors import CatalignError
+from catalign.objectives.base import (
+    Batch,
+    Forward,
+    Objective,
+    full_precision,
+    gather,
+    masked_mean,
+    present,
+    uniform,
+    unit,
+)
+from catalign.objectives.views import MILD, Views, augment
+from catalign.registry import register
+
+MAX_SCALE = math.log(100)  # CLIP's limit: beyond it training becomes unstable
+
+
+@register("objective", "contrastive")
+class Contrastive(Objective):
+    """Align encoders so that a product's text finds its image and back.
+
+    When to use: as the last stage, on encoders pretrained alone or from scratch. It makes the space that embeddings,
+    fusion and search live in.
+
+    Every pair of modalities present is scored over the rows that have both. With ``loss: infonce`` (CLIP, Radford et
+    al. 2021, https://arxiv.org/abs/2103.00020) each row looks for its positives among all rows, in both directions,
+    at a learned temperature. With ``loss: sigmoid`` (SigLIP, Zhai et al. 2023, https://arxiv.org/abs/2303.15343) each
+    pair of rows is a yes-or-no question. Rows of one ``group`` are the same product: all are positives of each other,
+    and the InfoNCE target is uniform over them (Khosla et al. 2020, https://arxiv.org/abs/2004.11362). Candidates are
+    gathered from all ranks. For batches larger than memory see ``trainer.gradient_chunks``.
+
+    Args:
+        encoders: Needs those of ``modalities``.
+        modalities: The modalities to align, two or more.
+        width: Width of the common space.
+        head: The projection into it: ``linear``, or ``mlp`` with one hidden layer of the encoder's width.
+        loss: ``infonce`` or ``sigmoid``.
+        temperature: Where the learned temperature starts; null for the papers' .07 (infonce) or .1 (sigmoid).
+        positives: ``group``: same product; ``index``: the same row alone.
+        views: Augmentation of training images; null for none.
+        drop_tokens: Share of ordinary tokens hidden from the text encoder in training.
+
+    Returns of ``forward``:
+        ``loss``, the mean over pairs; ``accuracy``, share of rows whose best candidate is a positive, the mean over
+        directions; ``temperature``.
+
+    Raises:
+        CatalignError: Fewer than two modalities, or a missing encoder.
+    """
+
+    modalities: tuple[str, ...] = ("text", "image")
+    stream = "contrastive"
+
+    def __init__(
+        self,
+        encoders: nn.ModuleDict,
+        *,
+        modalities: tuple[str, ...] = ("text", "image"),
+        width: int = 256,
+        head: Literal["linear", "mlp"] = "linear",
+        loss: Literal["infonce", "sigmoid"] = "infonce",
+        temperature: float | None = None,
+        positives: Literal["group", "index"] = "group",
+        views: Views | None = MILD,
+        drop_tokens: float = 0.0,
+    ) -> None:
+        self.modalities = tuple(modalities)
+        super().__init__(encoders)
+        if len(set(self.modalities)) < 2:
+            raise CatalignError(f"contrastive: modalities {list(modalities)} are not two or more", "give [text, image]")
+        self.loss, self.positives, self.views, self.drop_tokens = loss, positives, views, drop_tokens
+        self.heads = nn.ModuleDict(
+            {name: projection(self.encoder(name).width, width, head) for name in self.modalities}
+        )
+        start = temperature or {"infonce": 0.07, "sigmoid": 0.1}[loss]
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(start)))
+        if loss == "sigmoid":
+            self.bias = nn.Parameter(torch.tensor(-10.0))
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Augment images and hide tokens, in training only."""
+        batch = dict(batch)
+        if self.training and self.views and "image" in batch and "image" in self.modalities:
+            image = self.encoder("image")
+            batch["image"] = image.normalise(augment(batch["image"], image.size, self.views, generator))
+        if self.training and self.drop_tokens and "tokens" in batch and "text" in self.modalities:
+            batch["token_mask"] = self._drop(batch["tokens"], batch["token_mask"], generator)
+        return batch
+
+    def _drop(self, tokens: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        specials = torch.tensor(self.encoder("text").vocabulary.specials, device=tokens.device)
+        ordinary = mask & ~torch.isin(tokens, specials)
+        kept = ordinary & (uniform(tuple(tokens.shape), generator) >= self.drop_tokens)
+        kept = torch.where(kept.any(1, keepdim=True), kept, ordinary)  # a text never loses all of its words
+        return kept | (mask & ~ordinary)
+
+    def forward(self, encode: Forward, batch: Batch) -> dict[str, Tensor]:
+        """Score every pair of modalities."""
+        if self.training:
+            with torch.no_grad():
+                self.log_scale.clamp_(max=MAX_SCALE)
+        embedded = {name: self.embed(name, encode(name).pooled) for name in self.modalities}
+        score = infonce if self.loss == "infonce" else self._sigmoid
+        losses, accuracies = [], []
+        with full_precision(batch["group"].device):
+            for first, second in combinations(self.modalities, 2):
+                valid = present(batch, first) & present(batch, second)
+                match = matches(batch[self.positives], valid)
+                cosines = embedded[first] @ gather(embedded[second]).T, embedded[second] @ gather(embedded[first]).T
+                logits = [cosine * self.log_scale.exp() for cosine in cosines]
+                losses.append(torch.stack([score(direction, match, valid) for direction in logits]).mean())
+                accuracies += [top1(direction, match, valid) for direction in logits]
+        return {
+            "loss": torch.stack(losses).mean(),
+            "accuracy": torch.stack(accuracies).mean(),
+            "temperature": (-self.log_scale.detach()).exp(),
+        }
+
+    def _sigmoid(self, logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
+        return sigmoid(logits + self.bias, match, valid)
+
+    def embed(self, modality: str, pooled: Tensor) -> Tensor:
+        """(B, D) pooled -> (B, width) of length 1, at least in fp32; pooled itself where the modality has no head."""
+        return unit(self.heads[modality](pooled)) if modality in self.heads else pooled
+
+
+Matches = tuple[Tensor, Tensor]
+"""(B, W) bool positives and (B, W) bool candidates of this rank's rows among all ranks' rows."""
+
+
+def projection(width: int, out: int, kind: str) -> nn.Module:
+    """From an encoder's width to the common space."""
+    if kind == "linear":
+        return nn.Linear(width, out, bias=False)
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, out, bias=False))
+
+
+def matches(key: Tensor, valid: Tensor) -> Matches:
+    """Which candidates count for which rows.
+
+    Args:
+        key: (B,) rows with the same key are positives.
+        valid: (B,) bool, rows that have both modalities.
+    """
+    candidates = gather(valid.int()).bool().expand(len(key), -1)
+    return (key[:, None] == gather(key)) & candidates, candidates
+
+
+def infonce(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
+    """Mean over rows and their positives of -log p(positive | row).
+
+    Args:
+        logits: (B, W) this rank's rows against all ranks'.
+        match: From :func:`matches`.
+        valid: (B,) rows that count.
+    """
+    positive, candidate = match
+    logits = logits.masked_fill(~candidate, torch.finfo(logits.dtype).min)
+    log_p = F.log_softmax(logits, dim=1)
+    per_row = -torch.where(positive, log_p, 0).sum(1) / positive.sum(1).clamp(min=1)
+    return masked_mean(per_row, valid)
+
+
+def sigmoid(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
+    """Mean over rows of the sum over candidates of -log σ(±logit); arguments as :func:`infonce`."""
+    positive, candidate = match
+    per_pair = F.softplus(torch.where(positive, -logits, logits))
+    return masked_mean(torch.where(candidate, per_pair, 0).sum(1), valid)
+
+
+def top1(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
+    """Share of valid rows whose best candidate is a positive; arguments as :func:`infonce`."""
+    positive, candidate = match
+    best = logits.detach().masked_fill(~candidate, -torch.inf).argmax(1, keepdim=True)
+    return masked_mean(positive.gather(1, best).squeeze(1).to(logits.dtype), valid)

@@ -1,0 +1,231 @@
+"""From a raw catalogue to a retrieval benchmark: the steps of an experiment, each skipped when nothing changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from catalign import registry
+from catalign.artifacts import digest, is_sealed, unseal, write_json
+from catalign.config import Config
+from catalign.data.catalogue import Catalogue
+from catalign.embeddings.extract import Embedder
+from catalign.embeddings.fusion import Fusion, fuse_store
+from catalign.embeddings.store import EmbeddingStore
+from catalign.errors import CatalignError, unknown
+from catalign.evaluation.base import Context, Result, Skipped, save_results
+from catalign.evaluation.base import evaluate as evaluate_protocol
+from catalign.reporting.report import write_report
+from catalign.retrieval.index import Index
+from catalign.training.model import check_stage
+from catalign.training.run import Run
+from catalign.training.stage import run_stage, stage_inputs
+
+console = Console(stderr=True, highlight=False)
+
+
+def validate(config: Config) -> None:
+    """Check every component of a config before any work, so that a typo costs seconds.
+
+    Raises:
+        CatalignError: An unknown component or option, or a stage that cannot be built.
+    """
+    registry.validate("source", config.data.source.name, config.data.source.options, "data.source")
+    for name in config.stages:
+        check_stage(config, name)
+    registry.validate("fusion", config.fusion.name, config.fusion.options, "fusion")
+    for name, component in config.evaluation.items():
+        registry.validate("protocol", component.name, component.options, f"evaluation.{name}")
+
+
+def run_experiment(config: Config) -> Run:
+    """The whole pipeline: prepare, train every stage, embed, fuse, index, evaluate, report."""
+    run = start(config)
+    train(run)
+    embed(run)
+    build_index(run)
+    evaluate(run)
+    report(run)
+    return run
+
+
+def start(config: Config) -> Run:
+    """Check the config, prepare its catalogue and open its run folder."""
+    validate(config)
+    began = time.perf_counter()
+    catalogue = Catalogue.load(config.data)
+    run = Run.create(config)
+    run.note(catalogue=str(catalogue.path), steps={"prepare": round(time.perf_counter() - began, 1)})
+    console.print(f"[bold]{run.path}[/]  {catalogue!r}", soft_wrap=True)
+    return run
+
+
+def train(run: Run, stages: Sequence[str] | None = None) -> None:
+    """Run stages in order, by default all of them."""
+    for name in run.config.stages if stages is None else stages:
+        objectives = " + ".join(run.config.stages[name].objectives)
+        _timed(run, f"stage {name} ({objectives})", name, lambda name=name: run_stage(run, name))
+
+
+def single_modality_stages(config: Config) -> list[str]:
+    """The pretraining stages: those whose objectives all read one modality."""
+    sides = {name: {m for group in check_stage(config, name).values() for m in group} for name in config.stages}
+    return [name for name, modalities in sides.items() if len(modalities) == 1]
+
+
+def embed(run: Run) -> EmbeddingStore:
+    """Write the embedding store of the whole catalogue, and that of the same model before any training."""
+    inputs = _model_inputs(run)
+
+    def trained() -> None:
+        Embedder.from_run(run).catalogue(run.catalogue(), run.path / "embeddings")
+
+    def untrained() -> None:
+        Embedder.from_run(run, run.untrained()).catalogue(run.catalogue(), run.path / "untrained")
+
+    _make(run, "embed", run.path / "embeddings", inputs, trained)
+    _make(run, "embed the untrained baseline", run.path / "untrained", inputs, untrained)
+    return EmbeddingStore.open(run.path / "embeddings")
+
+
+def fuse(run: Run) -> Fusion:
+    """Fit the run's fusion on training products, once."""
+
+    def fit() -> None:
+        store, catalogue, component = EmbeddingStore.open(run.path / "embeddings"), run.catalogue(), run.config.fusion
+        rows = catalogue.rows("train")
+        fusion: Fusion = registry.build("fusion", component.name, where="fusion", **component.options)
+        names = [name for name in ("image", "text") if name in store.names]
+        vectors = {name: store[name][rows] for name in names}
+        present = {name: store.present(name)[rows] for name in names}
+        fusion.fit(vectors, present, catalogue.groups[rows], progress=True)
+        fusion.save(run.path / "fusion")
+
+    _make(run, "fuse", run.path / "fusion", _model_inputs(run) + digest(run.config.fusion.model_dump()), fit)
+    return Fusion.load(run.path / "fusion")
+
+
+def build_index(run: Run) -> Index:
+    """Index the fused vectors of every product and measure the index against exact search."""
+
+    def build() -> None:
+        store = EmbeddingStore.open(run.path / "embeddings")
+        vectors, known = fuse_store(fuse(run), store)
+        ids, vectors = [store.ids[row] for row in known.nonzero()[0]], vectors[known]
+        settings = run.config.index
+        index = Index.build(
+            vectors, ids, factory=settings.factory, nprobe=settings.nprobe, ef_search=settings.ef_search
+        )
+        index.save(run.path / "index", embeddings=store.digest)
+        write_json(run.path / "index_report.json", index.report(vectors[:1000], vectors))
+
+    inputs = _model_inputs(run) + digest([run.config.fusion.model_dump(), run.config.index.model_dump()])
+    _make(run, "index", run.path / "index", inputs, build)
+    return Index.load(run.path / "index")
+
+
+def context_of(run: Run) -> Context:
+    """What a protocol reads: the run's catalogue, stores, fusion and query embedder."""
+    if not is_sealed(run.path / "embeddings"):
+        raise CatalignError(f"{run.path} has no embeddings yet", f"make them: catalign embed {run.path}")
+    untrained = run.path / "untrained"
+    return Context(
+        catalogue=run.catalogue(),
+        store=EmbeddingStore.open(run.path / "embeddings"),
+        untrained=EmbeddingStore.open(untrained) if is_sealed(untrained) else None,
+        fusion=fuse(run),
+        embedder=Embedder.from_run(run),
+        run=run,
+        seed=run.config.seed,
+    )
+
+
+def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
+    """Run protocols, by default those of the config; each result is a JSON in ``results/``.
+
+    A protocol whose data are absent is skipped with a sentence that says what it needs.
+
+    Raises:
+        CatalignError: A protocol that does not exist.
+    """
+    written = []
+    context = context_of(run)
+    for name in run.config.evaluation if protocols is None else protocols:
+        component = run.config.evaluation.get(name)
+        if component is None and name not in registry.names("protocol"):
+            raise unknown("protocol", name, {*run.config.evaluation, *registry.names("protocol")})
+        began = time.perf_counter()
+        try:
+            results = evaluate_protocol(
+                context, component.name if component else name, **(component.options if component else {})
+            )
+        except Skipped as reason:
+            console.print(f"[yellow]skipped[/] {name}: {reason}")
+            continue
+        written += save_results(results, run.path / "results" / name)
+        console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
+    return written
+
+
+def show(result: Result) -> None:
+    """Print a result in the terminal: metrics down, ours and the baselines across."""
+    table = Table(title=f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
+    table.add_column("metric")
+    for name in ("ours", *result.baselines):
+        table.add_column(name, justify="right")
+    for key, values in result.metrics.items():
+        others = [metrics.get(key, []) for metrics in result.baselines.values()]
+        table.add_row(key, *(f"{sum(v) / len(v):.4f}" if v else "" for v in [values, *others]))
+    Console().print(table)
+
+
+def report(run: Run) -> Path:
+    """Write the run's self-contained HTML report."""
+    path = write_report(run)
+    console.print(f"report: {path}")
+    return path
+
+
+def _model_inputs(run: Run) -> str:
+    finished = run.stages
+    if not finished:
+        raise CatalignError(
+            f"{run.path} has no finished stage, so no checkpoint to embed with",
+            f"train it: catalign run experiment={run.config.name}",
+        )
+    return stage_inputs(run, list(finished)[-1])
+
+
+def _make(run: Run, what: str, folder: Path, inputs: str, make: Callable[[], None]) -> None:
+    """Make a sealed folder unless it was made from the same inputs; an altered one is refused, not trusted."""
+    if is_sealed(folder) and run.record().get("made", {}).get(folder.name) == inputs:
+        unseal(folder, what, f"delete {folder} and run again", verify=False)
+        console.print(f"[dim]same[/] {what}")
+        return
+    _timed(run, what, folder.name, make)
+    run.note(made={folder.name: inputs})
+
+
+def _timed(run: Run, what: str, key: str, work: Callable[[], Any]) -> None:
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    console.print(f"[green]done[/] {what} in {seconds:.0f} s")
+    if seconds > 1:  # a skipped step must not overwrite the time that its work took
+        run.note(steps={key: round(seconds, 1)})
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from the network and from chatter that hides our own messages."""
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*GPU available but not used.*|.*isinstance.*LeafSpec.*")

@@ -1,0 +1,249 @@
+"""Figures of the report: small functions from numbers to SVG text, and from pixels to data URIs.
+
+A figure is a fragment to place inline in HTML. Its colours are CSS variables with the light theme's value as fallback,
+so that the same figure is readable on a light and on a dark page, and also alone in a file. The palette is Okabe and
+Ito's (2008), which people with any common colour blindness tell apart; shapes and dashes repeat what colours say.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK, MUTED, GRID, PAPER = "#1b1e23", "#5f6670", "#dfe2e6", "#fdfefe"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b6f00", "#7a5aa6")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+OTHER = "#a3a9b1"
+VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    PAPER: "paper",
+    OTHER: "other",
+    **{colour: f"c{number}" for number, colour in enumerate(PALETTE, start=1)},
+}
+"""Colour of the light theme -> name of the CSS variable that replaces it."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "catalign",
+    "text.parse_math": False,
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.formatter.use_mathtext": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+
+CLEANING = (
+    (r' id="[A-Za-z0-9.]+_\d+"', ""),  # names of groups repeat within a page; the ids that are used are hashes
+    (r"(?<=\.\d\d)\d+", ""),
+    (r"font-family: [^;\"]+", "font-family: var(--font, sans-serif)"),
+    (r"\n", " "),
+)
+"""What is changed in the tags of matplotlib's SVG, in order: pattern, replacement."""
+
+
+class Series(NamedTuple):
+    """One curve: steps and values of equal length."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+def curves(
+    series: Mapping[str, Series],
+    *,
+    label: str,
+    points: Sequence[str] = (),
+    reference: float | None = None,
+    smooth: bool = False,
+) -> str:
+    """Curves over optimiser steps.
+
+    Args:
+        series: Name -> curve; the names make the legend when there are several.
+        label: What the figure shows, for screen readers.
+        points: Names drawn as dots joined by a dashed line (validation passes are few).
+        reference: A value to mark with a dotted line.
+        smooth: Draw the raw curve faintly, and over it its exponential average.
+
+    Returns:
+        An SVG fragment.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(4.3, 2.5)
+        for colour, (name, curve) in zip(PALETTE * (1 + len(series) // len(PALETTE)), series.items(), strict=False):
+            steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
+            if name in points or len(steps) < 3:
+                axes.plot(steps, values, color=colour, marker="o", markersize=5, linestyle="--", label=name, zorder=3)
+                continue
+            if smooth and len(values) > 20:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+                values = smoothed(values)
+            axes.plot(steps, values, color=colour, linewidth=1.9, label=name)
+        if reference is not None:
+            axes.axhline(reference, color=MUTED, linestyle=":", linewidth=1.3)
+        axes.set_xlabel("step")
+        axes.margins(x=0.02, y=0.08)
+        axes.locator_params(nbins=5)
+        if len(series) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderpad=0, handlelength=1.6)
+        return _svg(figure, label)
+
+
+def embedding_map(points: np.ndarray, labels: Sequence[str], shown: Sequence[str], *, label: str) -> str:
+    """A scatter of 2-D points coloured by label, each frequent label written at the centre of its points.
+
+    Args:
+        points: (N, 2) coordinates.
+        labels: N labels; those not in ``shown`` are grey.
+        shown: At most eight labels, in legend order.
+        label: What the figure shows, for screen readers.
+
+    Returns:
+        An SVG fragment.
+    """
+    names = np.asarray(labels, dtype=object)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False, "axes.spines.bottom": False}):
+        spread = np.ptp(points, axis=0) + 1e-9
+        figure, axes = _figure(5.6, 5.6 * float(np.clip(spread[1] / spread[0], 0.6, 1.1)))
+        axes.set(xticks=[], yticks=[], aspect="equal")
+        rest = ~np.isin(names, list(shown))
+        axes.plot(*points[rest].T, ".", color=OTHER, markersize=3.5, alpha=0.6, markeredgewidth=0)
+        for colour, marker, name in zip(PALETTE, MARKERS, shown, strict=False):
+            chosen = points[names == name]
+            axes.plot(*chosen.T, marker, color=colour, markersize=4.2, alpha=0.75, markeredgewidth=0)
+        for colour, name in zip(PALETTE, shown, strict=False):
+            if (names == name).mean() > 0.01:
+                _name_cloud(axes, points[names == name], name, colour)
+        return _svg(figure, label)
+
+
+def bars(values: Mapping[str, float], ours: Sequence[str], *, label: str) -> str:
+    """Horizontal bars, first row on top, with our rows in colour and the others in grey.
+
+    Args:
+        values: Row -> number, at least one row.
+        ours: Names of the rows to colour.
+        label: What the figure shows, for screen readers.
+
+    Returns:
+        An SVG fragment.
+    """
+    order = list(values)[::-1]
+    with matplotlib.rc_context({**STYLE, "axes.grid": False, "axes.spines.bottom": False}):
+        figure, axes = _figure(4.6, 0.4 + 0.27 * len(order))
+        numbers = [values[name] for name in order]
+        axes.barh(order, numbers, color=[PALETTE[0] if name in ours else OTHER for name in order], height=0.66)
+        for place, number in enumerate(numbers):
+            axes.annotate(decimal(number), (number, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.set(xticks=[], xlim=(0, 1.15 * max(*numbers, 1e-9)))
+        for text in axes.get_yticklabels():
+            text.set_color(INK)
+        return _svg(figure, label)
+
+
+def decimal(value: float) -> str:
+    """A number as tables print it: ``.345`` for a share, else about three digits, thousands with a separator."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not np.isfinite(value):
+        return "n/a"
+    if abs(value) <= 1:
+        return f"{value:.3f}".replace("0.", ".", 1)
+    return f"{value:,.{max(0, 2 - int(np.log10(abs(value))))}f}"
+
+
+def smoothed(values: np.ndarray, share: float = 0.04) -> np.ndarray:
+    """Exponential average over ``share`` of the curve, unbiased at its start (Kingma & Ba 2015); NaN are skipped."""
+    decay = 1 - 1 / max(2.0, share * len(values))
+    total, weight, result = 0.0, 0.0, np.empty(len(values))
+    for place, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+        result[place] = total / weight if weight else np.nan
+    return result
+
+
+def most_common(labels: Sequence[str], count: int = len(PALETTE)) -> list[str]:
+    """The ``count`` most frequent non-empty labels, most frequent first, equal ones in alphabetical order."""
+    counts = Counter(label for label in labels if label)
+    return sorted(counts, key=lambda name: (-counts[name], name))[:count]
+
+
+def picture(pixels: np.ndarray, quality: int = 85) -> str:
+    """A data URI of an image.
+
+    Args:
+        pixels: (H, W, 3); uint8 as they are, floats in 0…1.
+        quality: Of the JPEG.
+    """
+    if pixels.dtype != np.uint8:
+        pixels = (np.clip(np.nan_to_num(pixels), 0, 1) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _name_cloud(axes: Axes, points: np.ndarray, name: str, colour: str) -> None:
+    x, y = np.median(points, axis=0)
+    box = {"facecolor": PAPER, "edgecolor": colour, "alpha": 0.88, "boxstyle": "round,pad=0.25", "linewidth": 1}
+    axes.text(x, y, name, color=INK, fontsize=10, ha="center", va="center", bbox=box, zorder=5)
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure without its prologue, metadata and fixed size; colours and fonts come from the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    view = re.search(r'viewBox="[^"]+"', text)
+    assert view is not None
+    body = text[text.index("</defs>") + len("</defs>") :]  # the first definitions are only matplotlib's style sheet
+    body = re.sub(r"<[^>]*>", lambda tag: _clean(tag[0]), body)  # tags only: the words between them stay as they are
+    body = re.sub(r">\s*\n\s*<", ">\n<", body).replace("<g/>\n", "")
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    name = escape(label, quote=True)
+    return f'<svg {spaces} {view[0]} stroke-linejoin="round" role="img" aria-label="{name}">{body.strip()}'
+
+
+def _clean(tag: str) -> str:
+    for pattern, replacement in CLEANING:
+        tag = re.sub(pattern, replacement, tag)
+    return re.sub("#[0-9a-f]{6}", lambda match: _variable(match[0]), tag)
+
+
+def _variable(colour: str) -> str:
+    return f"var(--{VARIABLES[colour]}, {colour})" if colour in VARIABLES else colour

@@ -1,0 +1,300 @@
+"""Result tables in Markdown and LaTeX, generated from result files and published numbers, never typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from catalign.artifacts import atomic, read_json
+from catalign.config import config_folder
+from catalign.errors import CatalignError, unknown
+from catalign.evaluation.base import Result, load_results, one_protocol
+
+LOWER_IS_BETTER = ("rank", "loss", "perplexity")
+ABSENT = "–"
+BASELINES = {
+    "random": "random (expected)",
+    "tfidf": "TF-IDF, word match with titles",
+    "untrained": "untrained encoders",
+    "pixels": "raw pixels",
+    "majority": "majority class",
+    "start": "before training",
+    "unigram": "unigram model",
+}
+_MARKED = re.compile(r"(<!-- table:(?P<name>[\w/.-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+@dataclass
+class Row:
+    """One line of a table: who, in which role (published, ours, baseline), and its numbers as (mean, std)."""
+
+    label: str
+    role: str
+    training: str
+    parameters: int | None
+    metrics: Mapping[str, tuple[float, float]]
+
+
+@dataclass
+class Table:
+    """A finished table: text in every cell, and which cells are the best of their column."""
+
+    header: list[str]
+    cells: list[list[str]]
+    best: set[tuple[int, int]] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    rules: set[int] = field(default_factory=set)
+
+    def markdown(self) -> str:
+        """The table for a README, notes below."""
+        if not self.cells:
+            return "No results yet.\n"
+        lines = ["| " + " | ".join(self.header) + " |", "|---" + "|---:" * (len(self.header) - 1) + "|"]
+        for row, cells in enumerate(self.cells):
+            marked = [f"**{cell}**" if (row, column) in self.best else cell for column, cell in enumerate(cells)]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in marked) + " |")
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def latex(self) -> str:
+        """A ``tabular`` for a paper (booktabs), notes as comments."""
+        lines = [f"% {note}" for note in self.notes]
+        lines += [f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}", "\\toprule"]
+        lines += [" & ".join(map(_tex, self.header)) + " \\\\", "\\midrule"]
+        for row, cells in enumerate(self.cells):
+            if row in self.rules:
+                lines.append("\\midrule")
+            marked = [
+                f"\\textbf{{{_tex(c)}}}" if (row, column) in self.best else _tex(c) for column, c in enumerate(cells)
+            ]
+            lines.append(" & ".join(marked) + " \\\\")
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return text.replace("→", r"$\rightarrow$").replace("±", r"$\pm$").replace("–", "--")
+
+
+def ranking_table(results: Sequence[Result], published: Mapping[str, Any] | None, columns: Mapping[str, str]) -> Table:
+    """Published rows, ours and the trivial ones, one metric per column, the best of each column in bold.
+
+    Args:
+        results: Results of one protocol.
+        published: What ``published.json`` holds, or None.
+        columns: Column title to metric key.
+
+    Raises:
+        CatalignError: The numbers are of different protocols.
+    """
+    if results:
+        used = one_protocol(results)
+        if published is not None and published["protocol"] != used:
+            raise CatalignError(
+                f"numbers of different protocols cannot stand in one column: published {published['protocol']}, {used}",
+                "compare the protocol's choices in the result file with the benchmark's spec.yaml",
+            )
+    rows = [*_published(published), *_ours(results), *_baselines(results)]
+    shown = [column for column, key in columns.items() if any(key in row.metrics for row in rows)]
+    sizes = any(row.parameters for row in rows)
+    header = ["model", "trained on", *(["parameters"] if sizes else []), *shown]
+    cells = []
+    for row in rows:
+        size = [f"{row.parameters / 1e6:.1f} M" if row.parameters else ABSENT] if sizes else []
+        cells.append([row.label, row.training, *size, *(_number(row.metrics.get(columns[title])) for title in shown)])
+    best: set[tuple[int, int]] = set()
+    for column, title in enumerate(shown, len(header) - len(shown)):
+        best |= {(row, column) for row in _best([cells[i][column] for i in range(len(rows))], columns[title])}
+    rules = {i for i in range(1, len(rows)) if rows[i].role != rows[i - 1].role}
+    return Table(header, cells, best, _notes(results, published), rules)
+
+
+def comparison_table(results: Sequence[Result], protocols: Mapping[str, str], metrics: Mapping[str, str]) -> Table:
+    """One column per result, each under its own protocol, one metric per row.
+
+    Args:
+        results: Results of any protocols; the others are left out.
+        protocols: Protocol name to column title, in the order of the columns.
+        metrics: Row title to metric key.
+    """
+    chosen = [result for name in protocols for result in results if result.protocol["name"] == name]
+    header = ["metric", *(f"{protocols[r.protocol['name']]} ({r.row})" for r in chosen)]
+    found = [{key: _entry(values) for key, values in result.metrics.items()} for result in chosen]
+    cells = [
+        [title, *(_number(entries.get(key)) for entries in found)]
+        for title, key in metrics.items()
+        if any(key in entries for entries in found)
+    ]
+    cells += [["protocol", *(f"`{result.protocol['id']}`" for result in chosen)]] if chosen else []
+    return Table(header, cells)
+
+
+def _entry(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _number(entry: tuple[float, float] | None) -> str:
+    if entry is None:
+        return ABSENT
+    mean, std = entry
+    digits = 3 if abs(mean) < 10 else 1
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std > 0 else "")
+
+
+def _best(column: Sequence[str], key: str) -> set[int]:
+    values = {row: float(cell.split(" ")[0]) for row, cell in enumerate(column) if cell != ABSENT}
+    if len(values) < 2:
+        return set()
+    lower = any(word in key for word in LOWER_IS_BETTER)
+    target = min(values.values()) if lower else max(values.values())
+    return {row for row, value in values.items() if value == target}
+
+
+def _published(published: Mapping[str, Any] | None) -> list[Row]:
+    if published is None:
+        return []
+    return [
+        Row(
+            f"{row['row']} (published)",
+            "published",
+            row.get("training") or ABSENT,
+            row.get("parameters"),
+            {key: (value, 0.0) for key, value in row["metrics"].items()},
+        )
+        for row in published["rows"]
+    ]
+
+
+def _ours(results: Sequence[Result]) -> list[Row]:
+    return [
+        Row(
+            result.row,
+            "ours",
+            result.details.get("training", ABSENT),
+            result.details.get("parameters"),
+            {key: _entry(values) for key, values in result.metrics.items()},
+        )
+        for result in results
+    ]
+
+
+def _baselines(results: Sequence[Result]) -> list[Row]:
+    """Each baseline once if all results agree on it, else once per result."""
+    rows = []
+    for name in dict.fromkeys(name for result in results for name in result.baselines):
+        found = {
+            result.row: {key: _entry(values) for key, values in result.baselines[name].items()}
+            for result in results
+            if name in result.baselines
+        }
+        label = BASELINES.get(name, name)
+        rounded = [{key: f"{mean:.3f}" for key, (mean, _) in metrics.items()} for metrics in found.values()]
+        if all(numbers == rounded[0] for numbers in rounded):
+            rows.append(Row(label, "baseline", "nothing", None, next(iter(found.values()))))
+        else:
+            rows += [Row(f"{label} of {row}", "baseline", "nothing", None, metrics) for row, metrics in found.items()]
+    return rows
+
+
+def _notes(results: Sequence[Result], published: Mapping[str, Any] | None) -> list[str]:
+    notes = []
+    identity = results[0].protocol["id"] if results else published["protocol"] if published else None
+    if identity:
+        notes.append(f"Protocol `{identity}`.")
+    if published is not None:
+        notes[-1] += f" Published rows: {published['source']}."
+    for result in results:
+        seeds, machine = len(result.seeds), result.hardware
+        where = f"{machine.get('gpu') or machine.get('cpu', 'unknown machine')}, {machine.get('cores', '?')} cores"
+        minutes = result.wall_clock_s / 60 / seeds
+        notes.append(f"{result.row}: {seeds} seed{'s' * (seeds > 1)}, {minutes:.0f} min each on {where}.")
+    return notes
+
+
+def published_rows(benchmark: str, protocol: str, root: Path | None = None) -> list[dict[str, Any]]:
+    """Published rows that may stand beside results of a protocol: ``row``, ``metrics``, ``source``, …; or none."""
+    path = (root or config_folder().parent) / "benchmarks" / benchmark / "published.json"
+    published = read_json(path) if path.is_file() else None
+    return list(published["rows"]) if published and published["protocol"] == protocol else []
+
+
+def tables_of(folder: Path) -> dict[str, Table]:
+    """The tables that a benchmark's ``spec.yaml`` asks for, by name.
+
+    A table with ``columns`` ranks the results whose protocol has the name ``protocol`` beside the published rows; one
+    with ``metrics`` compares the results of the named ``protocols``, one column each.
+
+    Raises:
+        CatalignError: The numbers of a column are of different protocols.
+    """
+    spec: Any = OmegaConf.to_container(OmegaConf.load(folder / "spec.yaml"))
+    results = load_results(folder / "results")
+    published = read_json(folder / "published.json") if (folder / "published.json").is_file() else None
+    tables = {}
+    for name, wanted in spec["tables"].items():
+        if "columns" in wanted:
+            chosen = [result for result in results if result.protocol["name"] == wanted["protocol"]]
+            tables[name] = ranking_table(chosen, published, wanted["columns"])
+        else:
+            tables[name] = comparison_table(results, wanted["protocols"], wanted["metrics"])
+    return tables
+
+
+def update_file(path: Path, name: str, table: str, check: bool = False) -> bool:
+    """Put a table between ``<!-- table:NAME -->`` and ``<!-- /table -->`` wherever the file has this pair.
+
+    Args:
+        path: A Markdown file.
+        name: The table's name in the opening marker.
+        table: Markdown.
+        check: Only compare.
+
+    Returns:
+        Whether the file differed.
+    """
+    old = path.read_text(encoding="utf-8")
+    new = _MARKED.sub(lambda m: f"{m[1]}{table}{m[3]}" if m["name"] == name else m[0], old)
+    if new != old and not check:
+        with atomic(path) as temporary:
+            temporary.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def write_tables(check: bool = False, root: Path | None = None) -> int:
+    """Bring the tables in README and benchmarks/*/README.md up to date with the result files.
+
+    Args:
+        check: Only say which files differ.
+        root: The checkout; by default the one this package is in.
+
+    Returns:
+        1 if ``check`` found a difference, else 0: an exit status.
+
+    Raises:
+        CatalignError: This is no checkout, a marker names no table, or a column would mix protocols.
+    """
+    root = root or config_folder().parent
+    folders = sorted(path.parent for path in (root / "benchmarks").glob("*/spec.yaml"))
+    if not folders:
+        raise CatalignError(f"{root} has no benchmarks/*/spec.yaml", "run this in a checkout of the repository")
+    tables = {name: table for folder in folders for name, table in tables_of(folder).items()}
+    differing = []
+    for path in [root / "README.md", *(folder / "README.md" for folder in folders)]:
+        names = (
+            [match["name"] for match in _MARKED.finditer(path.read_text(encoding="utf-8"))] if path.is_file() else []
+        )
+        for name in names:
+            if name not in tables:
+                raise unknown(f"table in {path}:", name, tables)
+            if update_file(path, name, tables[name].markdown(), check):
+                differing.append(path)
+    for path in dict.fromkeys(differing):
+        print(
+            f"{path.relative_to(root)}: {'differs from the result files; run: catalign tables' if check else 'updated'}"
+        )
+    return int(check and bool(differing))

@@ -1,0 +1,1 @@
+"""Nearest products: FAISS indexes, the Retriever, exact rankings and the metrics over them."""

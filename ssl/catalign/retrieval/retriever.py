@@ -1,0 +1,202 @@
+"""The one object for finding products: by words, by photo, by both, or by a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalign.data.catalogue import Catalogue
+from catalign.embeddings.extract import Embedder
+from catalign.embeddings.fusion import Fusion
+from catalign.embeddings.fusion.weighted import Weighted
+from catalign.embeddings.store import EmbeddingStore
+from catalign.errors import CatalignError, unknown
+from catalign.retrieval.index import Index
+from catalign.retrieval.results import Hit, Results
+from catalign.training.run import Run
+
+Filters = Mapping[str, str | Iterable[str]]
+
+
+class Retriever:
+    """Finds products of a catalogue. Usually made with :meth:`from_run`.
+
+    Args:
+        catalogue: The products.
+        store: Their embeddings.
+        fusion: What joins the modalities of queries and products.
+        index: An index of the fused products.
+        embedder: Makes the model; called at the first query by text or image, so that others need no model.
+
+    Raises:
+        CatalignError: Store, fusion, index and catalogue are not of each other.
+
+    Example:
+        >>> retriever = Retriever.from_run("runs/fashion/seed0")  # doctest: +SKIP
+        >>> retriever.search(text="red running shoes", filters={"gender": "Women"})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        store: EmbeddingStore,
+        fusion: Fusion,
+        index: Index,
+        embedder: Callable[[], Embedder],
+    ) -> None:
+        self.catalogue, self.store, self.fusion, self.index = catalogue, store, fusion, index
+        self._make_embedder = embedder
+        self._embedder: Embedder | None = None
+        if store.manifest.get("data") not in (None, catalogue.fingerprint):
+            raise CatalignError(
+                f"the embeddings in {store.path} are of another catalogue, or of this one as it was prepared before",
+                "embed it again: catalign embed RUN",
+            )
+        if index.width != fusion.width:
+            raise CatalignError(
+                f"the index holds vectors of width {index.width}, but the run's fused embeddings have {fusion.width}",
+                "build it again: catalign index RUN",
+            )
+        if index.manifest.get("embeddings") not in (None, store.digest):
+            raise CatalignError("the index was built from other embeddings", "build it again: catalign index RUN")
+
+    @classmethod
+    def from_run(cls, run: Run | str | Path) -> Retriever:
+        """The retriever of a run folder: its embeddings, fusion and index; the model is loaded when needed.
+
+        Raises:
+            CatalignError: The folder is no run, or embeddings, fusion or index are missing, unfinished or altered; the
+                message names the command that makes them.
+        """
+        run = run if isinstance(run, Run) else Run.open(run)
+        for folder, what, command in (
+            ("embeddings", "embeddings", "embed"),
+            ("fusion", "fitted fusion", "index"),
+            ("index", "index", "index"),
+        ):
+            if not (run.path / folder).is_dir():
+                raise CatalignError(f"run {run.path} has no {what}", f"make it: catalign {command} {run.path}")
+        return cls(
+            run.catalogue(),
+            EmbeddingStore.open(run.path / "embeddings"),
+            Fusion.load(run.path / "fusion"),
+            Index.load(run.path / "index"),
+            lambda: Embedder.from_run(run),
+        )
+
+    def __repr__(self) -> str:
+        return f"Retriever({len(self.index)} products, fusion {self.fusion.name}, index {self.index.factory})"
+
+    def search(
+        self,
+        text: str | None = None,
+        image: Any = None,
+        item: str | None = None,
+        *,
+        filters: Filters | None = None,
+        k: int = 10,
+        weights: Mapping[str, float] | None = None,
+    ) -> Results:
+        """The k products nearest to a query.
+
+        Args:
+            text: Words.
+            image: A photo: path, encoded bytes, PIL image or (H, W, 3) uint8 array. With ``text``, both are fused.
+            item: A product id, to find products like it; the product itself is left out.
+            filters: Attribute values that a product must have: ``{"base_colour": ["Red", "Pink"], "gender": "Women"}``.
+            k: Products to return.
+            weights: Weights of text and image in this query, for the weighted fusion.
+
+        Raises:
+            CatalignError: No query, text without a known word, an image that isn't one, an unknown product, attribute
+                or value, or weights for a fusion that has none.
+        """
+        if k < 1:
+            raise CatalignError(f"k is {k}", "ask for at least one product")
+        allowed = self._allowed(filters or {})
+        fusion = self._weighted(weights)
+        if item is not None:
+            if text is not None or image is not None:
+                raise CatalignError("a query by item takes no text or image", "give the item alone, or text and image")
+            query, itself = self._of_item(item, fusion), {str(item)}
+        else:
+            query, itself = self._of_query(text, image, fusion), set[str]()
+        found, scores = self.index.search(query, k + len(itself), allowed)
+        pairs = [(id, score) for id, score in zip(found[0], scores[0].tolist(), strict=False) if id not in itself]
+        return Results([self._hit(id, score) for id, score in pairs[:k]], _describe(text, image, item, filters))
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model; loaded when first asked for."""
+        if self._embedder is None:
+            self._embedder = self._make_embedder()
+        return self._embedder
+
+    def _of_query(self, text: str | None, image: Any, fusion: Fusion) -> np.ndarray:
+        vectors = {}
+        if text is not None:
+            vectors["text"] = self.embedder.text([text])
+        if image is not None:
+            vectors["image"] = self.embedder.images([image])
+        if not vectors:
+            raise CatalignError("no query", "give a text, an image, both, or an item's id")
+        return fusion(vectors)
+
+    def _of_item(self, item: str, fusion: Fusion) -> np.ndarray:
+        row = self.catalogue.row(str(item))
+        names = [name for name in fusion.names if name in self.store.names]
+        vectors = {name: np.asarray(self.store[name][row : row + 1]) for name in names}
+        query = fusion(vectors, {name: self.store.present(name)[row : row + 1] for name in names})
+        if not query.any():
+            raise CatalignError(f"product {item!r} has neither a text nor a photo that was embedded")
+        return query
+
+    def _weighted(self, weights: Mapping[str, float] | None) -> Fusion:
+        if weights is None:
+            return self.fusion
+        if not isinstance(self.fusion, Weighted):
+            raise CatalignError(
+                f"weights are for the weighted fusion, but this run's is {self.fusion.name}",
+                "leave them out, or index the run with fusion=weighted",
+            )
+        return self.fusion.with_weights(weights)
+
+    def _allowed(self, filters: Filters) -> list[str] | None:
+        if not filters:
+            return None
+        keep = np.ones(len(self.catalogue), dtype=bool)
+        for name, wanted in filters.items():
+            if name not in self.catalogue.attributes:
+                raise unknown("attribute to filter by", name, self.catalogue.attributes)
+            column = self.catalogue.attributes[name]
+            known = set(column) - {""}
+            values = [wanted] if isinstance(wanted, str) else [str(value) for value in wanted]
+            for value in values:
+                if value not in known:
+                    raise unknown(f"value of {name}", value, known)
+            keep &= np.isin(column.astype(str), values)
+        return [id for id in np.array(self.catalogue.ids, dtype=object)[keep] if id in self.index]
+
+    def _hit(self, id: str, score: float) -> Hit:
+        try:
+            row = self.catalogue.row(id)
+        except CatalignError:  # added to the index after the catalogue was prepared
+            return Hit(id, score)
+        attributes = {name: str(values[row]) for name, values in self.catalogue.attributes.items() if values[row]}
+        photo = self.catalogue.thumbnail(row) if self.catalogue.has_image[row] else None
+        return Hit(id, score, self.catalogue.text()[row], attributes, row, photo)
+
+
+def _describe(text: str | None, image: Any, item: str | None, filters: Filters | None) -> str:
+    parts = [f'"{text}"'] if text is not None else []
+    if image is not None:
+        parts.append(f"photo {image}" if isinstance(image, str | Path) else "a photo")
+    if item is not None:
+        parts.append(f"like product {item}")
+    chosen = [
+        f"{name}: {value if isinstance(value, str) else ', '.join(value)}" for name, value in (filters or {}).items()
+    ]
+    return " + ".join(parts) + (f" ({'; '.join(chosen)})" if chosen else "")

@@ -1,0 +1,1 @@
+"""Stages: encoders plus weighted objectives, optimised by one LightningModule, resumed bit for bit."""

@@ -1,0 +1,107 @@
+"""A model is encoders plus the objectives that were trained with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from catalign import registry
+from catalign.artifacts import atomic
+from catalign.config import Config, StageConfig
+from catalign.data.catalogue import Catalogue
+from catalign.encoders import build_encoders
+from catalign.errors import CatalignError, unknown
+from catalign.objectives.base import Objective
+
+WEIGHTS = "weights.safetensors"
+
+
+class Model(nn.Module):
+    """The encoders of a stage, its objectives and their weights in the loss.
+
+    Args:
+        encoders: One encoder per modality.
+        objectives: One objective per name in the stage.
+        weights: Factor of each objective's loss.
+    """
+
+    def __init__(self, encoders: nn.ModuleDict, objectives: nn.ModuleDict, weights: dict[str, float]) -> None:
+        super().__init__()
+        self.encoders, self.objectives, self.weights = encoders, objectives, weights
+
+    def embed(self, modality: str, pooled: Tensor) -> Tensor:
+        """What the embedding store holds of an encoder's pooled output ``(B, D)``.
+
+        The first objective that projects this modality decides (the cross-modal head in an aligned model); without
+        one, the pooled output is the embedding.
+        """
+        for objective in self.objectives.values():
+            if modality in objective.modalities and type(objective).embed is not Objective.embed:
+                return objective.embed(modality, pooled)
+        return pooled
+
+    def save(self, path: Path) -> None:
+        """Write all weights as safetensors."""
+        with atomic(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, str(temporary))
+
+    def load(self, path: Path) -> None:
+        """Read all weights.
+
+        Raises:
+            CatalignError: The file does not fit the model that the config describes.
+        """
+        try:
+            self.load_state_dict(load_file(str(path)))
+        except (RuntimeError, OSError) as error:
+            raise CatalignError(f"{path} does not fit this config: {str(error)[:300]}", "train the stage again") from None
+
+
+def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:
+    """An untrained model of a stage, drawn from the run's seed alone.
+
+    Raises:
+        CatalignError: An objective needs an encoder that the config lacks, or an option is wrong.
+    """
+    objectives = check_stage(config, stage)
+    modalities = sorted({modality for name in objectives for modality in objectives[name]})
+    torch.manual_seed(config.seed)
+    encoders = build_encoders({m: config.encoder[m] for m in modalities}, catalogue.vocabulary)
+    chosen = config.stages[stage].objectives
+    built = {
+        key: registry.build("objective", c.name, encoders, where=f"stages.{stage}.objectives.{key}", **c.options)
+        for key, c in chosen.items()
+    }
+    return Model(encoders, nn.ModuleDict(built), {key: component.weight for key, component in chosen.items()})
+
+
+def check_stage(config: Config, stage: str) -> dict[str, tuple[str, ...]]:
+    """Check a stage without building it; the modalities of each of its objectives.
+
+    Raises:
+        CatalignError: An unknown objective, option, encoder or earlier stage.
+    """
+    chosen: StageConfig = config.stages[stage]
+    modalities: dict[str, tuple[str, ...]] = {}
+    for key, component in chosen.objectives.items():
+        where = f"stages.{stage}.objectives.{key}"
+        registry.validate("objective", component.name, component.options, where)
+        default = registry.get("objective", component.name).modalities
+        modalities[key] = tuple(component.options.get("modalities", default))
+        for modality in modalities[key]:
+            if modality not in config.encoder:
+                raise unknown(f"encoder (needed by {where})", modality, config.encoder)
+            encoder = config.encoder[modality]
+            registry.validate("encoder", encoder.name, encoder.options, f"encoder.{modality}")
+    present = {modality for group in modalities.values() for modality in group}
+    for modality in chosen.locked:
+        if modality not in present:
+            raise unknown(f"locked encoder of stages.{stage}", modality, present)
+    earlier = list(config.stages)[: list(config.stages).index(stage)]
+    for parent in chosen.init or []:
+        if parent not in earlier:
+            raise unknown(f"earlier stage in stages.{stage}.init", parent, earlier)
+    return modalities

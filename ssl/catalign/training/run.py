@@ -1,0 +1,130 @@
+"""A run is a folder: its config, its stages, and what was made from them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from catalign.artifacts import is_sealed, read_json, unseal, write_json
+from catalign.config import Config, check
+from catalign.data.catalogue import Catalogue
+from catalign.errors import CatalignError, unknown
+from catalign.training.model import WEIGHTS, Model, build_model
+
+
+class Run:
+    """A run folder, new or finished.
+
+    Attributes:
+        path: The folder.
+        config: The checked config it was made with.
+    """
+
+    def __init__(self, path: str | Path, config: Config) -> None:
+        self.path, self.config = Path(path), config
+        self._catalogue: Catalogue | None = None
+
+    @classmethod
+    def create(cls, config: Config) -> Run:
+        """Open the config's run folder for writing, making it if it is new."""
+        run = cls(config.output, config)
+        write_json(run.path / "config.json", config.model_dump(mode="json"))
+        record = run.record()
+        record.setdefault("started", time.strftime("%Y-%m-%d %H:%M:%S%z"))
+        record["command"] = " ".join(["catalign", *sys.argv[1:]])
+        record["git"] = git_revision()
+        write_json(run.path / "run.json", record)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            CatalignError: The folder is no run.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            found = sorted(str(p.parent) for p in path.glob("**/config.json"))[:5] if path.is_dir() else []
+            problem = f"{path} is not a run folder (no config.json)" if path.is_dir() else f"{path} does not exist"
+            raise CatalignError(problem, f"runs here: {', '.join(found)}" if found else "make one with: catalign run")
+        return cls(path, check(read_json(path / "config.json")).model_copy(update={"output": str(path)}))
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` holds: command, start, git revision, seconds per step."""
+        path = self.path / "run.json"
+        return read_json(path) if path.is_file() else {}
+
+    def note(self, **entries: Any) -> None:
+        """Merge entries into ``run.json``; mappings are merged one level deep."""
+        record = self.record()
+        for key, value in entries.items():
+            record[key] = {**record.get(key, {}), **value} if isinstance(value, dict) else value
+        write_json(self.path / "run.json", record)
+
+    def catalogue(self) -> Catalogue:
+        """The prepared catalogue; prepared again if it is not cached."""
+        if self._catalogue is None:
+            known = self.record().get("catalogue")
+            if known is not None and is_sealed(known):
+                self._catalogue = Catalogue.open(known)
+            else:
+                self._catalogue = Catalogue.load(self.config.data)
+                self.note(catalogue=str(self._catalogue.path))
+        return self._catalogue
+
+    def stage_path(self, name: str) -> Path:
+        """Where a stage's weights, metrics and logs lie."""
+        return self.path / "stages" / name
+
+    @property
+    def stages(self) -> dict[str, Path]:
+        """The finished stages, in config order."""
+        return {name: self.stage_path(name) for name in self.config.stages if is_sealed(self.stage_path(name))}
+
+    def model(self, stage: str | None = None) -> Model:
+        """The trained model of a stage, by default the last finished one, in evaluation mode.
+
+        Raises:
+            CatalignError: No such finished stage, or altered weights.
+        """
+        finished = self.stages
+        if not finished:
+            raise CatalignError(
+                f"{self.path} has no finished stage, so no checkpoint to load",
+                f"train it: catalign run experiment={self.config.name}",
+            )
+        if stage is not None and stage not in finished:
+            raise unknown("finished stage", stage, finished)
+        stage = stage or list(finished)[-1]
+        unseal(finished[stage], f"stage {stage!r}", f"delete {finished[stage]} and run again to train it anew")
+        model = build_model(self.config, stage, self.catalogue())
+        model.load(finished[stage] / WEIGHTS)
+        return model.eval()
+
+    def untrained(self) -> Model:
+        """The last finished stage's model as it was before any training: the baseline beside every number."""
+        stage = list(self.stages)[-1] if self.stages else list(self.config.stages)[-1]
+        return build_model(self.config, stage, self.catalogue()).eval()
+
+    def __repr__(self) -> str:
+        lines = [f"Run {self.path} (experiment {self.config.name}, seed {self.config.seed})"]
+        for name in self.config.stages:
+            seconds = self.record().get("stages", {}).get(name, {}).get("seconds")
+            state = "not trained" if name not in self.stages else f"trained in {seconds or 0:.0f} s"
+            lines.append(f"  {name}: {' + '.join(self.config.stages[name].objectives)}, {state}")
+        return "\n".join(lines)
+
+
+def git_revision() -> str | None:
+    """The checkout's revision, marked ``-dirty`` when files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

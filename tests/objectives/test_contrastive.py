@@ -1,0 +1,135 @@
+"""Alignment losses against loops over pairs of rows."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from catalign import registry
+from catalign.errors import CatalignError
+from catalign.objectives import contrastive as C
+from catalign.objectives.base import Forward
+
+GROUP = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+VALID = torch.tensor([True, True, True, False, True, True, True])
+
+
+def contrastive(encoders, **options):
+    return registry.build("objective", "contrastive", encoders, **options)
+
+
+def test_infonce_matches_a_loop():
+    logits = torch.randn(7, 7, dtype=torch.float64) * 3
+    losses = []
+    for i in range(7):
+        if VALID[i]:
+            candidates = [j for j in range(7) if VALID[j]]
+            log_p = F.log_softmax(logits[i, candidates], 0)
+            positives = [n for n, j in enumerate(candidates) if GROUP[i] == GROUP[j]]
+            losses.append(-sum(log_p[n] for n in positives) / len(positives))
+    loss = C.infonce(logits, C.matches(GROUP, VALID), VALID)
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_infonce_of_distinct_rows_is_clips():
+    logits, index = torch.randn(5, 5), torch.arange(5)
+    everything = torch.ones(5, dtype=torch.bool)
+    loss = C.infonce(logits, C.matches(index, everything), everything)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, index))
+
+
+def test_sigmoid_matches_a_loop():
+    logits = torch.randn(7, 7, dtype=torch.float64) * 3
+    total = 0.0
+    for i in range(7):
+        for j in range(7):
+            if VALID[i] and VALID[j]:
+                sign = 1 if GROUP[i] == GROUP[j] else -1
+                total -= math.log(1 / (1 + math.exp(-sign * float(logits[i, j]))))
+    loss = C.sigmoid(logits, C.matches(GROUP, VALID), VALID)
+    assert float(loss) == pytest.approx(total / int(VALID.sum()))
+
+
+def test_any_positive_on_top_counts_and_absent_rows_do_not():
+    logits = torch.full((7, 7), -1.0)
+    logits[:, 3] = 9  # absent: it must not win
+    logits[0, 1] = logits[1, 0] = logits[2, 0] = 5
+    for row in (4, 5, 6):
+        logits[row, row] = 5
+    assert C.top1(logits, C.matches(GROUP, VALID), VALID) == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(("loss", "temperature"), [("infonce", 0.07), ("sigmoid", 0.1)])
+def test_learned_scale_starts_as_in_the_paper(encoders, batch, seeded, loss, temperature):
+    objective = contrastive(encoders, loss=loss)
+    outputs = objective(Forward(encoders, batch), batch)
+    assert outputs["temperature"].item() == pytest.approx(temperature)
+    outputs["loss"].backward()
+    assert objective.log_scale.grad != 0
+    if loss == "sigmoid":
+        assert objective.bias.item() == -10
+        assert objective.bias.grad != 0
+
+
+def test_scale_never_exceeds_100(encoders, batch):
+    objective = contrastive(encoders)
+    objective.log_scale.data.fill_(9.0)
+    outputs = objective(Forward(encoders, batch), batch)
+    assert outputs["temperature"].item() == pytest.approx(0.01)
+    outputs["loss"].backward()
+    assert objective.log_scale.grad != 0, "it can come down again"
+
+
+def test_positives_by_group_or_by_row(encoders, batch):
+    batch["group"] = torch.zeros(8, dtype=torch.long)
+    by_group, by_row = (
+        contrastive(encoders, positives=key)(Forward(encoders, batch), batch) for key in ("group", "index")
+    )
+    assert by_group["accuracy"] == 1
+    assert by_row["accuracy"] < 1
+
+
+def test_augments_in_training_only(encoders, batch, seeded):
+    objective = contrastive(encoders, drop_tokens=0.5)
+    changed = objective.prepare(batch, seeded())
+    assert changed["image"].is_floating_point()
+    assert changed["image"].shape[-2:] == (32, 24)
+    ordinary = batch["tokens"] >= 5
+    assert torch.equal(changed["token_mask"] & ~ordinary, batch["token_mask"] & ~ordinary), "specials stay"
+    assert (changed["token_mask"] & ordinary).any(1).all(), "no text loses all of its words"
+    dropped = (batch["token_mask"] & ~changed["token_mask"]).sum() / ordinary.sum()
+    assert 0.3 < dropped < 0.7
+    clean = objective.eval().prepare(batch, seeded())
+    assert clean["image"] is batch["image"]
+    assert clean["token_mask"] is batch["token_mask"]
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_embeddings_have_length_one_and_one_width(encoders, head):
+    objective = contrastive(encoders, head=head, width=16)
+    for modality in ("text", "image"):
+        embedded = objective.embed(modality, torch.randn(3, encoders[modality].width))
+        assert embedded.shape == (3, 16)
+        torch.testing.assert_close(embedded.norm(dim=1), torch.ones(3))
+    other = torch.randn(2, 3)
+    assert objective.embed("behaviour", other) is other
+
+
+def test_all_pairs_of_three_modalities(encoders, encoders_of, batch):
+    encoders["third"] = encoders_of("conv")["image"]
+    objective = contrastive(encoders, modalities=("text", "image", "third"))
+    outputs = objective(Forward(encoders, batch), batch)
+    pairs = []
+    for pair in (("text", "image"), ("text", "third"), ("image", "third")):
+        two = contrastive(encoders, modalities=pair)
+        two.load_state_dict({k: v for k, v in objective.state_dict().items() if k in two.state_dict()})
+        pairs.append(two.eval()(Forward(encoders.eval(), batch), batch)["loss"])
+    objective.eval()
+    torch.testing.assert_close(objective(Forward(encoders, batch), batch)["loss"], torch.stack(pairs).mean())
+    assert torch.isfinite(outputs["loss"])
+
+
+def test_one_modality_is_refused(encoders):
+    with pytest.raises(CatalignError, match="two or more"):
+        contrastive(encoders, modalities=("text",))

@@ -1,0 +1,61 @@
+"""A run folder with everything a report reads, without training: untrained weights and invented curves and results."""
+
+import numpy as np
+import pytest
+
+from catalign.artifacts import seal, write_json
+from catalign.embeddings.fusion.weighted import Weighted
+from catalign.embeddings.store import EmbeddingStore
+from catalign.evaluation.base import Result, protocol
+from catalign.training.model import WEIGHTS, build_model
+from catalign.training.run import Run
+
+
+def curves(name, objectives):
+    history = []
+    for step in range(0, 61, 2):
+        values = {f"train/{objective}/loss": 2.0 - step / 100 for objective in objectives}
+        if step % 20 == 0:
+            values |= {f"val/{objective}/loss": 2.5 - step / 100 for objective in objectives}
+            values |= {f"monitor/{name}/feature_std": 0.5, f"monitor/{name}/rankme": 1.5}
+        history.append({"step": step, "seconds": step * 1.0, "values": values})
+    return history
+
+
+def results(run):
+    metrics = {"text-to-image/recall@1": 0.1, "text-to-image/recall@10": 0.345, "text-to-image/median_rank": 7.0}
+    random = {"text-to-image/recall@1": 0.01, "text-to-image/recall@10": 0.05, "text-to-image/median_rank": 50.0}
+    probe = {f"{a}/{f}/linear/accuracy": 0.7 for a in ("category", "colour") for f in ("image", "text")}
+    majority = {key: 0.2 for key in probe}
+    for benchmark, ours, name, theirs in (
+        ("retrieval", metrics, "random", random),
+        ("probe", probe, "majority", majority),
+    ):
+        result = Result(benchmark, "tiny", protocol(benchmark, split="test"), ours, {name: theirs})
+        result.save(run.path / "results" / benchmark / "tiny.json")
+
+
+@pytest.fixture(scope="session")
+def report_run(tiny_config, tmp_path_factory):
+    config = tiny_config(
+        tmp_path_factory.mktemp("report") / "run", "data.source.products=120", "name=<b>bold & fast</b>"
+    )
+    run = Run.create(config)
+    catalogue = run.catalogue()
+    for name in config.stages:
+        folder = run.stage_path(name)
+        build_model(config, name, catalogue).save(folder / WEIGHTS)
+        write_json(folder / "metrics.json", curves(name, config.stages[name].objectives))
+        seal(folder, stage=name)
+        run.note(stages={name: {"seconds": 61.0, "parameters": {name: 1234567}}})
+    rng = np.random.default_rng(0)
+    product = rng.normal(size=(catalogue.groups.max() + 1, 16))[catalogue.groups]
+    vectors = {}
+    for name, noise in (("text", 0.3), ("image", 1.5)):
+        noisy = product + noise * rng.normal(size=product.shape)
+        vectors[name] = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+    EmbeddingStore.write(run.path / "embeddings", catalogue.ids, vectors)
+    Weighted().fit(vectors).save(run.path / "fusion")
+    results(run)
+    write_json(run.path / "index_report.json", {"recall": 0.987, "qps": 1234.0, "ms": 0.5, "megabytes": 1.0, "k": 10})
+    return run

@@ -1,0 +1,104 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from catalign.cli import main
+
+
+def run(capsys, *arguments):
+    code = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_answers_in_under_a_second_and_loads_nothing_heavy():
+    program = "import sys; from catalign.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    program += "print('HEAVY', {'torch', 'hydra', 'faiss', 'transformers'} & set(sys.modules))"
+    began = time.perf_counter()
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - began < 1
+    assert "HEAVY set()" in answer.stdout
+    for command in ("run", "pretrain", "align", "embed", "index", "search", "bench", "export", "list", "data"):
+        assert f"\n    {command} " in answer.stdout
+
+
+def test_search_by_text_and_filter(tiny_run, capsys):
+    colour = tiny_run.catalogue().attributes["colour"][0]
+    code, out, _ = run(capsys, "search", tiny_run.path, "--text", "shirt", "-k", 3, "--filter", f"colour={colour}")
+    assert code == 0
+    assert out.count(colour) >= 3
+
+
+def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
+    photo = tmp_path / "query.png"
+    from PIL import Image
+
+    Image.fromarray(tiny_run.catalogue().images[5]).save(photo)
+    code, out, _ = run(capsys, "search", tiny_run.path, "--image", photo, "-k", 2)
+    assert code == 0
+    assert out
+    assert run(capsys, "search", tiny_run.path, "--item", tiny_run.catalogue().ids[3], "-k", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "RUN"], "text"),
+        (["search", "RUN", "--image", "none.png"], "none.png"),
+        (["search", "RUN", "--image", "README.md"], "README.md"),
+        (["search", "RUN", "--text", "   "], "no"),
+        (["search", "RUN", "--text", "x", "--filter", "color=Red"], "did you mean 'colour'"),
+        (["search", "RUN", "--text", "x", "--filter", "colour"], "no '='"),
+        (["search", "nowhere", "--text", "x"], "nowhere does not exist"),
+        (["embed", "configs"], "not a run folder"),
+        (["bench", "kagl", "RUN"], "wrote no result"),
+        (["bench", "kagle", "RUN"], "did you mean 'kagl'"),
+        (["list", "objektives"], "did you mean 'objectives'"),
+        (["run", "experiment=quickstar"], "did you mean 'quickstart'"),
+    ],
+)
+def test_bad_input_exits_2_with_a_sentence(tiny_run, capsys, arguments, message):
+    code, _, err = run(capsys, *(tiny_run.path if part == "RUN" else part for part in arguments))
+    assert code == 2
+    assert err.startswith("catalign: ") or "skipped" in err
+    assert message in err
+
+
+def test_list_prints_summaries_and_options(capsys):
+    code, out, _ = run(capsys, "list", "objectives", "-v")
+    assert code == 0
+    for name in ("mlm", "nsp", "simclr", "inpainting", "contrastive"):
+        assert f"\n{name}" in f"\n{out}"
+    assert "temperature" in out
+    assert "quickstart" in run(capsys, "list", "experiments")[1]
+
+
+def test_config_prints_what_composes(capsys):
+    code, out, _ = run(capsys, "config", "experiment=fashion", "seed=7")
+    assert code == 0
+    assert "seed: 7" in out
+    assert "runs/fashion/seed7" in out
+
+
+def test_export_is_read_back_by_timm_and_transformers(tiny_run, capsys, tmp_path):
+    import timm
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    assert run(capsys, "export", tiny_run.path, "-o", tmp_path)[0] == 0
+    model = tiny_run.model()
+    image = torch.rand(2, 3, *model.encoders["image"].size)
+    backbone = timm.create_model(f"local-dir:{tmp_path / 'image'}", pretrained=True).eval()
+    features = backbone.forward_features(image)
+    ours = model.encoders["image"].eval()({"image": image})
+    theirs = features[:, backbone.num_prefix_tokens :] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
+    assert torch.allclose(theirs, ours.tokens, atol=1e-5)
+    tokenizer, text = AutoTokenizer.from_pretrained(tmp_path / "text"), AutoModel.from_pretrained(tmp_path / "text")
+    encoded = tokenizer("a red shirt", return_tensors="pt", add_special_tokens=False)
+    batch = {"tokens": encoded["input_ids"], "token_mask": encoded["attention_mask"].bool()}
+    assert batch["tokens"][0].tolist() == list(model.encoders["text"].vocabulary.encode(["a red shirt"])[0])
+    assert torch.allclose(
+        text.eval()(**encoded).last_hidden_state, model.encoders["text"].eval()(batch).tokens, atol=1e-5
+    )

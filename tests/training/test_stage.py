@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
+
+from catalign.errors import CatalignError
+from catalign.pipeline import start
+from catalign.training.model import WEIGHTS, build_model
+from catalign.training.stage import CHECKPOINT, run_stage
+
+
+class StopAfter(Callback):
+    """Save and stop after a number of optimiser steps, as a killed session would leave things."""
+
+    def __init__(self, steps, path):
+        self.steps, self.path = steps, path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(str(self.path))
+            raise KilledError
+
+
+class KilledError(Exception):
+    pass
+
+
+def stop_then_resume(run, name, steps):
+    with pytest.raises(KilledError):
+        run_stage(run, name, progress=False, callbacks=[StopAfter(steps, run.stage_path(name) / CHECKPOINT)])
+    return run_stage(run, name, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "extra"),
+    [
+        ("text", []),
+        ("image", []),
+        ("text", ["stages.text.trainer={max_steps: 6, ema: 0.9}"]),
+        ("text", ["stages.text.trainer={max_steps: 4, accumulate: 2}"]),
+    ],
+)
+def test_a_stopped_stage_goes_on_bit_for_bit(tiny_config, tmp_path, stage, extra):
+    whole = run_stage(start(tiny_config(tmp_path / "whole", *extra)), stage, progress=False)
+    resumed = stop_then_resume(start(tiny_config(tmp_path / "resumed", *extra)), stage, steps=3)
+    first, second = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    curves = [[(h["step"], h["values"]) for h in json.loads((p / "metrics.json").read_text())] for p in (whole, resumed)]
+    assert curves[0] == curves[1]
+
+
+def test_another_seed_gives_other_weights(tiny_config, tmp_path):
+    one = run_stage(start(tiny_config(tmp_path / "one")), "text", progress=False)
+    two = run_stage(start(tiny_config(tmp_path / "two", "seed=1")), "text", progress=False)
+    first, second = load_file(one / WEIGHTS), load_file(two / WEIGHTS)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_unchanged_stage_is_skipped_and_a_changed_one_moves_the_old_aside(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run"))
+    folder = run_stage(run, "text", progress=False)
+    stamp = (folder / WEIGHTS).stat().st_mtime_ns
+    assert run_stage(run, "text", progress=False) == folder
+    assert (folder / WEIGHTS).stat().st_mtime_ns == stamp
+    changed = start(tiny_config(tmp_path / "run", "stages.text.trainer.lr=5e-4"))
+    run_stage(changed, "text", progress=False)
+    assert (folder / WEIGHTS).stat().st_mtime_ns != stamp
+    kept = [path for path in folder.parent.iterdir() if path.name.startswith("text.")]
+    assert [path / WEIGHTS for path in kept if (path / WEIGHTS).stat().st_mtime_ns == stamp]
+
+
+def test_alignment_starts_from_the_pretrained_encoders(tiny_run):
+    text = load_file(tiny_run.stages["text"] / WEIGHTS)
+    untrained = build_model(tiny_run.config, "text", tiny_run.catalogue()).state_dict()
+    name = next(n for n in text if n.startswith("encoders.text") and text[n].ndim == 2)
+    assert not torch.equal(text[name], untrained[name])
+    from catalign.training.stage import _start_from_parents
+
+    model = build_model(tiny_run.config, "align", tiny_run.catalogue())
+    _start_from_parents(tiny_run, "align", model)
+    assert torch.equal(model.state_dict()[name], text[name])
+
+
+def test_a_locked_encoder_keeps_its_weights_while_the_other_learns(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run", "stages.align.locked=[image]", "stages.align.init=[]"))
+    before = build_model(run.config, "align", run.catalogue()).state_dict()
+    after = load_file(run_stage(run, "align", progress=False) / WEIGHTS)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not [name for name in changed if name.startswith("encoders.image")]
+    assert [name for name in changed if name.startswith("encoders.text")]
+
+
+def test_locking_text_with_two_columns_says_what_to_do(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", "stages.align.locked=[text]", "stages.align.text={title: 1, description: 1}")
+    config = config.model_copy(update={"stages": {"align": config.stages["align"].model_copy(update={"init": []})}})
+    with pytest.raises(CatalignError, match=r"stages.align.text=\{title: 1\}"):
+        run_stage(start(config), "align", progress=False)
+
+
+def test_an_altered_checkpoint_is_refused_by_name(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run"))
+    weights = run_stage(run, "text", progress=False) / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CatalignError, match=f"{WEIGHTS} was altered"):
+        run.model("text")
+
+
+def test_a_run_without_a_checkpoint_says_so(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run"))
+    with pytest.raises(CatalignError, match="no finished stage"):
+        run.model()
