@@ -17,7 +17,6 @@ from catalign.evaluation.base import (
     evaluate,
     load_results,
     merge,
-    merge_files,
     protocol,
     save_results,
 )
@@ -92,7 +91,6 @@ def test_file_form_round_trip(tmp_path):
     assert set(expected.split()) <= set(form)
     (loaded,) = load_results(tmp_path)
     assert loaded.to_json() == original.to_json()
-    assert merge_files([path]).seeds == [3]
 
 
 def test_a_file_that_is_no_result(tmp_path):
@@ -105,11 +103,6 @@ def test_a_file_that_is_no_result(tmp_path):
 def test_empty_result_is_an_error():
     with pytest.raises(CatalignError, match="no metric was computed"):
         Result("toy", "ours", protocol("toy"), {})
-
-
-def test_text_form_has_baselines_beside():
-    assert "a/recall@10" in str(result())
-    assert "random 0.1" in str(result())
 
 
 def test_evaluate_stamps_what_a_number_depends_on(catalogue, context, monkeypatch, words):

@@ -26,7 +26,7 @@ def results(run):
     metrics = {"text-to-image/recall@1": 0.1, "text-to-image/recall@10": 0.345, "text-to-image/median_rank": 7.0}
     random = {"text-to-image/recall@1": 0.01, "text-to-image/recall@10": 0.05, "text-to-image/median_rank": 50.0}
     probe = {f"{a}/{f}/linear/accuracy": 0.7 for a in ("category", "colour") for f in ("image", "text")}
-    majority = {key: 0.2 for key in probe}
+    majority = dict.fromkeys(probe, 0.2)
     for benchmark, ours, name, theirs in (
         ("retrieval", metrics, "random", random),
         ("probe", probe, "majority", majority),
@@ -37,9 +37,8 @@ def results(run):
 
 @pytest.fixture(scope="session")
 def report_run(tiny_config, tmp_path_factory):
-    config = tiny_config(
-        tmp_path_factory.mktemp("report") / "run", "data.source.products=120", "name=<b>bold & fast</b>"
-    )
+    config = tiny_config(tmp_path_factory.mktemp("report") / "run", "data.source.products=120")
+    config = config.model_copy(update={"name": "<b>bold & fast</b>"})
     run = Run.create(config)
     catalogue = run.catalogue()
     for name in config.stages:

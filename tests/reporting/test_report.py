@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from catalign import pipeline  # noqa: F401 - the order of heavy imports as in a real run
 from catalign.evaluation.base import Result, protocol
 from catalign.reporting import learning, panels, report, scoreboard
 from catalign.training.run import Run
@@ -75,7 +74,7 @@ def test_numbers_of_the_run_are_shown(page):
     for number in (".345", ".987", "1.23 M", "61 s", "1,234"):
         assert number in page, number
     assert "RankMe" in page
-    assert "spans very few dimensions" in page or "span very few dimensions" in page  # RankMe of 1.5 is a warning
+    assert "very few dimensions" in page  # a RankMe of 1.5 is a warning
 
 
 def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_path):
@@ -101,7 +100,7 @@ def test_a_damaged_part_costs_only_its_own_section(report_run, tmp_path, caplog)
     (folder / "stages" / "text" / "metrics.json").write_text("{")
     (folder / "index_report.json").write_text('{"recall": "no number"}')
     text = report.write_report(Run.open(folder)).read_text(encoding="utf-8")
-    assert Page(text).missing == ["training", "monitors", "index"]
+    assert Page(text).missing == ["training", "monitors", "words", "index"]  # the text stage is refused as altered
     assert "metrics.json is not valid JSON" in text
     assert "section 'index' could not be made" in caplog.text
 
@@ -145,7 +144,7 @@ def test_the_map_is_coloured_by_the_attribute_that_explains_it(report_run):
     vectors = np.eye(len(names))[codes] + 0.01 * np.random.default_rng(0).normal(size=(len(rows), len(names)))
     name, values, purity = panels._telling_attribute(catalogue, rows, vectors)
     assert name == "category"
-    assert purity > 0.9
+    assert purity > 0.8  # some categories have fewer than eleven products
     assert values == catalogue.attributes["category"].tolist()
 
 
@@ -206,12 +205,15 @@ def test_several_seeds_show_their_spread(tmp_path):
 
 def test_published_rows_stand_beside_results_of_their_protocol_only(tmp_path, monkeypatch):
     known = protocol("kagl", "published")
-    rows = [{"row": "FashionCLIP", "metrics": {"text-to-image/recall@10": 0.489, "other/mrr": 0.5}}]
+    rows = [
+        {"row": "FashionCLIP", "metrics": {"text-to-image/recall@10": 0.489, "other/mrr": 0.5}, "source": "a paper"}
+    ]
     monkeypatch.setattr(scoreboard, "published_rows", lambda benchmark, id: rows if id == known["id"] else [])
     ours = Result("kagl", "ours", known, {"text-to-image/recall@10": 0.3}, {"random": {"text-to-image/recall@10": 0.0}})
     other = Result("kagl", "ours-text", protocol("kagl", "text"), {"text-to-image/recall@10": 0.3})
     first, second = boards_of(tmp_path, ours, other)
     assert [line.name for line in first["tables"][0].lines if line.kind == "published"] == ["FashionCLIP"]
+    assert (first["sources"], second["sources"]) == (["a paper"], [])
     assert not any(line.kind == "published" for line in second["tables"][0].lines)
     assert scoreboard.headline([first, second]) == [
         (".300", "kagl: text-to-image, recall@10", "best trivial baseline .000")

@@ -110,6 +110,8 @@ def test_filters(retriever: Retriever) -> None:
     assert sorted(results.ids) == sorted(np.array(catalogue.ids)[matching].tolist())
     assert "p13" not in retriever.search(item="p13", filters={"colour": "Green"}, k=100).ids
     assert len(retriever.search(text="red", filters={"colour": []})) == 0
+    with pytest.raises(CatalignError, match="unknown value of kind '3'"):
+        retriever.search(text="red", filters={"kind": 3})
 
 
 def test_weights_change_a_query(retriever: Retriever) -> None:

@@ -7,7 +7,6 @@ from catalign.evaluation.base import (
     evaluate,
     load_results,
     merge,
-    merge_files,
     protocol,
     save_results,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "evaluate",
     "load_results",
     "merge",
-    "merge_files",
     "protocol",
     "save_results",
 ]

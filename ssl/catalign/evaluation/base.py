@@ -140,17 +140,6 @@ class Result:
         """Mean over the seeds of one metric."""
         return float(np.mean(self.metrics[key]))
 
-    def __str__(self) -> str:
-        """Every metric with the baselines beside it, for a terminal."""
-        seeds = f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
-        lines = [f"{self.benchmark} · {self.row} · {seeds} · protocol {self.protocol['id']}"]
-        for key, entry in summary(self.metrics).items():
-            spread = f" ± {entry['std']:.4g}" if len(entry["values"]) > 1 else ""
-            found = {name: metrics[key] for name, metrics in self.baselines.items() if key in metrics}
-            beside = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in found.items())
-            lines.append(f"  {key:<44} {entry['mean']:.4g}{spread}" + (f"   ({beside})" if beside else ""))
-        return "\n".join(lines)
-
     def to_json(self) -> dict[str, Any]:
         """The file form: every metric as mean, sample standard deviation (0 for one seed) and values."""
         form = {**asdict(self), "metrics": summary(self.metrics)}
@@ -273,11 +262,6 @@ def _joined(metrics: Sequence[Metrics], where: str) -> Metrics:
     if len({frozenset(m) for m in metrics}) > 1:
         raise CatalignError(f"{where}: the seeds have different metrics")
     return {key: [value for m in metrics for value in m[key]] for key in metrics[0]}
-
-
-def merge_files(paths: Iterable[str | Path]) -> Result:
-    """:func:`merge` of result files."""
-    return merge([Result.load(path) for path in paths])
 
 
 def one_protocol(results: Iterable[Result]) -> str:

@@ -131,7 +131,8 @@ def _board(results: list[Result]) -> dict[str, Any]:
     for result in results:
         for name, metrics in result.baselines.items():
             _add(tables, BASELINES.get(name, name), "baseline", metrics)
-    for row in published_rows(first.benchmark, first.protocol["id"]):
+    known = published_rows(first.benchmark, first.protocol["id"])
+    for row in known:
         metrics = {key: [value] for key, value in row["metrics"].items()}
         _add(tables, row["row"], "published", metrics, new_columns=False)
     ordered = sorted(tables.values(), key=lambda table: not table.task.startswith("linear"))
@@ -145,6 +146,7 @@ def _board(results: list[Result]) -> dict[str, Any]:
         "benchmark": first.benchmark,
         "protocol": {key: value for key, value in first.protocol.items() if isinstance(value, plain)},
         "seeds": first.seeds,
+        "sources": sorted({"; ".join(filter(None, [row.get("source"), row.get("training")])) for row in known} - {""}),
         "details": {key: value for key, value in first.details.items() if isinstance(value, plain)},
         "tables": ordered,
         "narrow": all(len(table.columns) < NARROW for table in ordered),

@@ -18,7 +18,7 @@ from catalign.retrieval.index import Index
 from catalign.retrieval.results import Hit, Results
 from catalign.training.run import Run
 
-Filters = Mapping[str, str | Iterable[str]]
+Filters = Mapping[str, str | int | float | Iterable[str | int | float]]
 
 
 class Retriever:
@@ -173,7 +173,7 @@ class Retriever:
                 raise unknown("attribute to filter by", name, self.catalogue.attributes)
             column = self.catalogue.attributes[name]
             known = set(column) - {""}
-            values = [wanted] if isinstance(wanted, str) else [str(value) for value in wanted]
+            values = _values(wanted)
             for value in values:
                 if value not in known:
                     raise unknown(f"value of {name}", value, known)
@@ -190,13 +190,17 @@ class Retriever:
         return Hit(id, score, self.catalogue.text()[row], attributes, row, photo)
 
 
+def _values(wanted: str | int | float | Iterable[str | int | float]) -> list[str]:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        return [str(wanted)]
+    return [str(value) for value in wanted]
+
+
 def _describe(text: str | None, image: Any, item: str | None, filters: Filters | None) -> str:
     parts = [f'"{text}"'] if text is not None else []
     if image is not None:
         parts.append(f"photo {image}" if isinstance(image, str | Path) else "a photo")
     if item is not None:
         parts.append(f"like product {item}")
-    chosen = [
-        f"{name}: {value if isinstance(value, str) else ', '.join(value)}" for name, value in (filters or {}).items()
-    ]
+    chosen = [f"{name}: {', '.join(_values(wanted))}" for name, wanted in (filters or {}).items()]
     return " + ".join(parts) + (f" ({'; '.join(chosen)})" if chosen else "")

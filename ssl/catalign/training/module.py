@@ -98,6 +98,11 @@ class StageModule(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip here: Lightning refuses to clip for a fused optimizer, though bf16 needs no gradient scaler."""
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses on held-out products, and clean embeddings for the monitors."""
         self._validation.append(_flat("val", self._losses(batch, batch_idx, salt=1)))

@@ -33,6 +33,7 @@ def build_optimizer(model: Model, config: TrainerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()],
         betas=config.betas,
+        fused=True,  # one kernel for all weights: the plain loop took a quarter of a text step on two cores
     )
 
 

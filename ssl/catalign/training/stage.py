@@ -181,7 +181,6 @@ def _trainer(
         strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip,
         val_check_interval=max(1, module.loaders["train"]["steps"] // settings.evaluations),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
