@@ -24,7 +24,7 @@ _EXPORTS = {
     "register": "catalign.registry",
     "run_experiment": "catalign.pipeline",
 }
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604 - they are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,9 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise CatalignError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CatalignError(f"{path} is not valid JSON: {error}", "it was altered or cut short; make it again") from None
+        raise CatalignError(
+            f"{path} is not valid JSON: {error}", "it was altered or cut short; make it again"
+        ) from None
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -80,6 +83,32 @@ def seal(folder: str | Path, **meta: Any) -> dict[str, Any]:
     manifest = {**meta, "files": files}
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+@contextmanager
+def sealed_folder(path: str | Path, **meta: Any) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that is sealed and takes its place only if the block ends without an error.
+
+    Args:
+        path: The folder to write; what is there is replaced at the end.
+        **meta: Entries of the manifest; a mapping filled inside the block is written as it is at its end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        seal(temporary, **meta)
+        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            path.rename(old / "replaced")
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_sealed(folder: str | Path) -> bool:

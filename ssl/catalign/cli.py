@@ -98,12 +98,13 @@ def _compose(overrides: Sequence[str]) -> Any:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.multirun:
-        return _sweep(options.overrides)
     from catalign.pipeline import quiet_libraries, run_experiment
 
     quiet_libraries()
-    run_experiment(_compose(options.overrides))
+    if options.multirun:
+        _sweep(options.overrides)
+    else:
+        run_experiment(_compose(options.overrides))
 
 
 def _sweep(overrides: Sequence[str]) -> None:
@@ -111,7 +112,7 @@ def _sweep(overrides: Sequence[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from catalign.config import check, config_folder, permissive
-    from catalign.pipeline import quiet_libraries, run_experiment, validate
+    from catalign.pipeline import run_experiment, validate
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     first = [
@@ -119,7 +120,6 @@ def _sweep(overrides: Sequence[str]) -> None:
         for o in parsed
     ]
     validate(_compose(first))  # Hydra reports mistakes with a traceback; find them before it starts
-    quiet_libraries()
     sys.argv = [sys.argv[0], "-m", *map(permissive, overrides)]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
         lambda composed: run_experiment(check(composed)).path
@@ -226,7 +226,10 @@ def _list(options: argparse.Namespace) -> None:
     if kind == "experiment":
         for path in sorted((config_folder() / "experiment").glob("*.yaml")):
             comment = path.read_text(encoding="utf-8").splitlines()
-            print(f"{path.stem:<16}", next((line[2:] for line in comment if line.startswith("# ") and "@" not in line), ""))
+            print(
+                f"{path.stem:<16}",
+                next((line[2:] for line in comment if line.startswith("# ") and "@" not in line), ""),
+            )
         return
     if kind not in registry.PACKAGES:
         raise unknown("kind", options.kind, [*(f"{name}s" for name in registry.PACKAGES), "experiments"])

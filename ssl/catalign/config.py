@@ -155,7 +155,9 @@ class Config(Schema):
 
     def trainer_of(self, stage: str) -> TrainerConfig:
         """The run's trainer with what the stage changes."""
-        return _check(TrainerConfig, {**self.trainer.model_dump(), **self.stages[stage].trainer}, f"stages.{stage}.trainer")
+        return _check(
+            TrainerConfig, {**self.trainer.model_dump(), **self.stages[stage].trainer}, f"stages.{stage}.trainer"
+        )
 
 
 def config_folder() -> Path:
@@ -164,7 +166,9 @@ def config_folder() -> Path:
     for folder in (here / "configs", here.parents[1] / "configs"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise CatalignError("the configs folder is missing", "reinstall catalign, or install it from a checkout: pip install -e .")
+    raise CatalignError(
+        "the configs folder is missing", "reinstall catalign, or install it from a checkout: pip install -e ."
+    )
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -200,7 +204,9 @@ def _explained(error: Exception, overrides: Sequence[str]) -> CatalignError:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return unknown(f"{group or 'config'} config", name, (path.stem for path in (config_folder() / group).glob("*.yaml")))
+        return unknown(
+            f"{group or 'config'} config", name, (path.stem for path in (config_folder() / group).glob("*.yaml"))
+        )
     lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
     given = " ".join(overrides) or "none"
     return CatalignError(f"the config cannot be composed: {lines[0]}", f"overrides are key=value; given: {given}")
@@ -234,12 +240,18 @@ def _check(schema: type[Any], values: Any, where: str) -> Any:
         full = ".".join(filter(None, [where, *path]))
         if first["type"] == "extra_forbidden":
             raise unknown(f"config key {full!r}; the part", path[-1], _known_keys(schema, path[:-1])) from None
-        raise CatalignError(f"config key {full or 'root'}: {first['msg']}", f"it was {first['input']!r}"[:300]) from None
+        raise CatalignError(
+            f"config key {full or 'root'}: {first['msg']}", f"it was {first['input']!r}"[:300]
+        ) from None
 
 
 def _known_keys(schema: Any, path: list[str]) -> list[str]:
     for part in path:
-        annotation = schema.model_fields[part].annotation if hasattr(schema, "model_fields") and part in schema.model_fields else None
+        annotation = (
+            schema.model_fields[part].annotation
+            if hasattr(schema, "model_fields") and part in schema.model_fields
+            else None
+        )
         nested = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
         if annotation is None:
             continue  # the key of a dict[str, Schema]: the schema is already the value's

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 40
+"""Names listed in a message at most: a mistyped brand must not print three hundred."""
+
 
 class CatalignError(Exception):
     """A mistake in the input, told in one sentence with its remedy; the command line prints it without a traceback.
@@ -20,7 +23,7 @@ class CatalignError(Exception):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> CatalignError:
-    """The error for a name that does not exist: names the nearest one, then all of them.
+    """The error for a name that does not exist: names the nearest one, then the others.
 
     Args:
         what: The kind of thing named, such as ``"objective"`` or ``"config key"``.
@@ -30,4 +33,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CatalignError:
     names = sorted(map(str, known))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return CatalignError(f"unknown {what} {name!r}", f"{hint}known: {', '.join(names) or 'none'}")
+    shown = ", ".join(names[:SHOWN]) or "none"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return CatalignError(f"unknown {what} {name!r}", f"{hint}known: {shown}{more}")

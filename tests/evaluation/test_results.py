@@ -20,7 +20,7 @@ from catalign.evaluation.base import (
     protocol,
     save_results,
 )
-from catalign.evaluation.provenance import describe_hardware, describe_versions, portable
+from catalign.provenance import describe_hardware, describe_versions, portable
 
 
 def result(seed: int = 0, value: float = 0.5, k: int = 10, row: str = "ours", **given) -> Result:

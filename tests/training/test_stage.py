@@ -49,7 +49,9 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tiny_config, tmp_path, stage, extra
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    curves = [[(h["step"], h["values"]) for h in json.loads((p / "metrics.json").read_text())] for p in (whole, resumed)]
+    curves = [
+        [(h["step"], h["values"]) for h in json.loads((p / "metrics.json").read_text())] for p in (whole, resumed)
+    ]
     assert curves[0] == curves[1]
 
 

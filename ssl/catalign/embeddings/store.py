@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from catalign.artifacts import digest, read_json, unseal, write_json
-from catalign.embeddings.folders import sealed_folder
+from catalign.artifacts import digest, read_json, sealed_folder, unseal, write_json
 from catalign.errors import CatalignError, unknown
 
 REMEDY = "make it again: catalign embed RUN"

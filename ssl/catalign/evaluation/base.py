@@ -19,8 +19,8 @@ from catalign.embeddings.fusion import Fusion, fuse_store
 from catalign.embeddings.fusion.weighted import PUBLISHED, Weighted
 from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
-from catalign.evaluation.provenance import describe_hardware, describe_versions, portable
-from catalign.training.run import Run, git_revision
+from catalign.provenance import describe_hardware, describe_versions, git_revision, portable
+from catalign.training.run import Run
 
 Vectors = tuple[np.ndarray, np.ndarray]
 """``(N, D)`` vectors and ``(N,)`` bool, which of the products have one."""

@@ -12,8 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from catalign.artifacts import read_json, unseal, write_json
-from catalign.embeddings.folders import sealed_folder
+from catalign.artifacts import read_json, sealed_folder, unseal, write_json
 from catalign.errors import CatalignError
 from catalign.retrieval import parts
 from catalign.retrieval.ranking import ranked

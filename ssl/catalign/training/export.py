@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from timm.models import save_for_hf
 from transformers import PreTrainedTokenizerFast
@@ -37,7 +38,7 @@ def export(run: Run, folder: Path) -> list[Path]:
         if isinstance(encoder, TextEncoder):
             _export_text(encoder, path)
         elif isinstance(encoder, ImageEncoder):
-            _export_image(encoder, path, run.config.encoder[modality].options["model"])
+            _export_image(encoder, path, run.config.encoder[modality].options.get("kwargs", {}))
         else:
             continue
         written.append(path)
@@ -55,7 +56,18 @@ def _export_text(encoder: TextEncoder, path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=vocabulary.tokenizer, **names).save_pretrained(path)
 
 
-def _export_image(encoder: ImageEncoder, path: Path, architecture: str) -> None:
+def _export_image(encoder: ImageEncoder, path: Path, arguments: dict[str, Any]) -> None:
     backbone = encoder.model.vit if encoder.is_vit else encoder.model
-    arguments = {"num_classes": 0, **encoder.arguments}
-    save_for_hf(backbone, path, model_config={"architecture": architecture, "model_args": arguments}, safe_serialization=True)
+    fixed = {"img_size": list(encoder.size), "global_pool": ""} if encoder.is_vit else {}
+    data = {
+        "input_size": [3, *encoder.size],
+        "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+    }
+    save_for_hf(
+        backbone,
+        str(path),
+        model_args={"num_classes": 0, **fixed, **arguments},
+        data_config=data,
+        safe_serialization=True,
+    )

@@ -57,7 +57,8 @@ class Model(nn.Module):
         try:
             self.load_state_dict(load_file(str(path)))
         except (RuntimeError, OSError) as error:
-            raise CatalignError(f"{path} does not fit this config: {str(error)[:300]}", "train the stage again") from None
+            problem = f"{path} does not fit this config: {str(error)[:300]}"
+            raise CatalignError(problem, "train the stage again") from None
 
 
 def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:

@@ -157,4 +157,5 @@ class StageModule(pl.LightningModule):
 
 
 def _flat(prefix: str, outputs: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    return {f"{prefix}/{key}/{name}": float(v.detach()) for key, values in outputs.items() for name, v in values.items()}
+    named = ((key, name, value) for key, values in outputs.items() for name, value in values.items())
+    return {f"{prefix}/{key}/{name}": float(value.detach()) for key, name, value in named}

@@ -28,7 +28,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 def uniformity(features: Tensor, t: float = 2.0) -> float:
-    """Log of the mean Gaussian potential between normalised features ``(N, D)`` (Wang & Isola 2020); lower is better."""
+    """Log mean Gaussian potential between normalised features ``(N, D)`` (Wang & Isola 2020); lower is better."""
     distances = torch.pdist(F.normalize(features.float(), dim=1)).square()
     return float(distances.mul(-t).exp().mean().log())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from catalign.artifacts import is_sealed, read_json, unseal, write_json
 from catalign.config import Config, check
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError, unknown
+from catalign.provenance import describe_hardware, describe_versions, git_revision
 from catalign.training.model import WEIGHTS, Model, build_model
 
 
@@ -35,7 +35,7 @@ class Run:
         record = run.record()
         record.setdefault("started", time.strftime("%Y-%m-%d %H:%M:%S%z"))
         record["command"] = " ".join(["catalign", *sys.argv[1:]])
-        record["git"] = git_revision()
+        record |= {"git": git_revision(), "hardware": describe_hardware(), "versions": describe_versions()}
         write_json(run.path / "run.json", record)
         return run
 
@@ -117,14 +117,3 @@ class Run:
             state = "not trained" if name not in self.stages else f"trained in {seconds or 0:.0f} s"
             lines.append(f"  {name}: {' + '.join(self.config.stages[name].objectives)}, {state}")
         return "\n".join(lines)
-
-
-def git_revision() -> str | None:
-    """The checkout's revision, marked ``-dirty`` when files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -178,7 +178,7 @@ def _trainer(
         max_epochs=1,
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
+        strategy="ddp" if settings.devices > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=max(1, module.loaders["train"]["steps"] // settings.evaluations),

@@ -11,8 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from catalign import registry
-from catalign.artifacts import unseal
-from catalign.embeddings.folders import sealed_folder
+from catalign.artifacts import sealed_folder, unseal
 from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 

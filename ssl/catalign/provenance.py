@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -59,3 +60,14 @@ def portable(config: Config) -> dict[str, Any]:
     values = clean(values)
     values["data"]["root"] = None
     return values
+
+
+def git_revision() -> str | None:
+    """The checkout's revision, marked ``-dirty`` when files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
