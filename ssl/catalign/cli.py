@@ -116,7 +116,7 @@ def _sweep(overrides: Sequence[str]) -> None:
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     first = [
-        f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else o.input_line
+        f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else str(o.input_line)
         for o in parsed
     ]
     validate(_compose(first))  # Hydra reports mistakes with a traceback; find them before it starts

@@ -124,7 +124,9 @@ class StageConfig(Schema):
     """Encoders plus weighted objectives. ``trainer`` holds what differs from the run's trainer."""
 
     objectives: dict[str, WeightedComponent] = Field(min_length=1)
-    init: list[str] | None = Field(default=None, description="earlier stages to start from; null: all of them")
+    init: list[str] | None = Field(
+        default=None, description="earlier stages to start from; null: those with its encoders"
+    )
     locked: list[str] = Field(default=[], description="encoders that do not learn; their features are cached")
     text: dict[str, float] | None = Field(default=None, description="sampling weights of text columns, if other")
     split: list[str] = ["train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from catalign.evaluation.base import Context, Result, Skipped, save_results
 from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
 from catalign.retrieval.index import Index
-from catalign.training.model import check_stage
+from catalign.training.model import check_stage, modalities_of
 from catalign.training.run import Run
 from catalign.training.stage import run_stage, stage_inputs
 
@@ -70,13 +71,12 @@ def train(run: Run, stages: Sequence[str] | None = None) -> None:
     """Run stages in order, by default all of them."""
     for name in run.config.stages if stages is None else stages:
         objectives = " + ".join(run.config.stages[name].objectives)
-        _timed(run, f"stage {name} ({objectives})", name, lambda name=name: run_stage(run, name))
+        _timed(run, f"stage {name} ({objectives})", name, partial(run_stage, run, name))
 
 
 def single_modality_stages(config: Config) -> list[str]:
     """The pretraining stages: those whose objectives all read one modality."""
-    sides = {name: {m for group in check_stage(config, name).values() for m in group} for name in config.stages}
-    return [name for name, modalities in sides.items() if len(modalities) == 1]
+    return [name for name in config.stages if len(modalities_of(config, name)) == 1]
 
 
 def embed(run: Run) -> EmbeddingStore:
@@ -101,7 +101,7 @@ def fuse(run: Run) -> Fusion:
         store, catalogue, component = EmbeddingStore.open(run.path / "embeddings"), run.catalogue(), run.config.fusion
         rows = catalogue.rows("train")
         fusion: Fusion = registry.build("fusion", component.name, where="fusion", **component.options)
-        names = [name for name in ("image", "text") if name in store.names]
+        names = store.modalities
         vectors = {name: store[name][rows] for name in names}
         present = {name: store.present(name)[rows] for name in names}
         fusion.fit(vectors, present, catalogue.groups[rows], progress=True)

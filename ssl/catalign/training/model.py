@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from catalign import registry
 from catalign.artifacts import atomic
-from catalign.config import Config, StageConfig
+from catalign.config import Config
 from catalign.data.catalogue import Catalogue
 from catalign.encoders import build_encoders
 from catalign.errors import CatalignError, unknown
@@ -38,10 +39,14 @@ class Model(nn.Module):
         The first objective that projects this modality decides (the cross-modal head in an aligned model); without
         one, the pooled output is the embedding.
         """
-        for objective in self.objectives.values():
+        for objective in self.tasks().values():
             if modality in objective.modalities and type(objective).embed is not Objective.embed:
                 return objective.embed(modality, pooled)
         return pooled
+
+    def tasks(self) -> dict[str, Objective]:
+        """The objectives by their names in the stage."""
+        return {name: cast(Objective, objective) for name, objective in self.objectives.items()}
 
     def save(self, path: Path) -> None:
         """Write all weights as safetensors."""
@@ -67,8 +72,7 @@ def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:
     Raises:
         CatalignError: An objective needs an encoder that the config lacks, or an option is wrong.
     """
-    objectives = check_stage(config, stage)
-    modalities = sorted({modality for name in objectives for modality in objectives[name]})
+    modalities = check_stage(config, stage)
     torch.manual_seed(config.seed)
     encoders = build_encoders({m: config.encoder[m] for m in modalities}, catalogue.vocabulary)
     chosen = config.stages[stage].objectives
@@ -79,28 +83,33 @@ def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:
     return Model(encoders, nn.ModuleDict(built), {key: component.weight for key, component in chosen.items()})
 
 
-def check_stage(config: Config, stage: str) -> dict[str, tuple[str, ...]]:
-    """Check a stage without building it; the modalities of each of its objectives.
+def modalities_of(config: Config, stage: str) -> list[str]:
+    """The modalities that a stage's objectives read, sorted."""
+    modalities: set[str] = set()
+    for component in config.stages[stage].objectives.values():
+        default = registry.get("objective", component.name).modalities
+        modalities.update(component.options.get("modalities", default))
+    return sorted(modalities)
+
+
+def check_stage(config: Config, stage: str) -> list[str]:
+    """Check a stage without building it; its modalities.
 
     Raises:
         CatalignError: An unknown objective, option, encoder or earlier stage.
     """
-    chosen: StageConfig = config.stages[stage]
-    modalities: dict[str, tuple[str, ...]] = {}
+    chosen = config.stages[stage]
     for key, component in chosen.objectives.items():
-        where = f"stages.{stage}.objectives.{key}"
-        registry.validate("objective", component.name, component.options, where)
-        default = registry.get("objective", component.name).modalities
-        modalities[key] = tuple(component.options.get("modalities", default))
-        for modality in modalities[key]:
-            if modality not in config.encoder:
-                raise unknown(f"encoder (needed by {where})", modality, config.encoder)
-            encoder = config.encoder[modality]
-            registry.validate("encoder", encoder.name, encoder.options, f"encoder.{modality}")
-    present = {modality for group in modalities.values() for modality in group}
+        registry.validate("objective", component.name, component.options, f"stages.{stage}.objectives.{key}")
+    modalities = modalities_of(config, stage)
+    for modality in modalities:
+        if modality not in config.encoder:
+            raise unknown(f"encoder (needed by stages.{stage})", modality, config.encoder)
+        encoder = config.encoder[modality]
+        registry.validate("encoder", encoder.name, encoder.options, f"encoder.{modality}")
     for modality in chosen.locked:
-        if modality not in present:
-            raise unknown(f"locked encoder of stages.{stage}", modality, present)
+        if modality not in modalities:
+            raise unknown(f"locked encoder of stages.{stage}", modality, modalities)
     earlier = list(config.stages)[: list(config.stages).index(stage)]
     for parent in chosen.init or []:
         if parent not in earlier:

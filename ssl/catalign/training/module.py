@@ -72,7 +72,7 @@ class StageModule(pl.LightningModule):
         """The same validation batches at every pass."""
         return self._loader("val")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW and a warm-up cosine over optimiser steps."""
         optimizer = build_optimizer(self.model, self.settings)
         steps = self.loaders["train"]["steps"] // self.settings.accumulate
@@ -83,8 +83,7 @@ class StageModule(pl.LightningModule):
         seed = step_seed(self.seed, step, self.global_rank, salt)
         torch.manual_seed(seed)  # dropout draws from the global generator
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        objectives = {key: self.model.objectives[key] for key in self.model.objectives}
-        return run_objectives(objectives, self.model.encoders, batch, generator, self.settings.gradient_chunks)
+        return run_objectives(self.model.tasks(), self.model.encoders, batch, generator, self.settings.gradient_chunks)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the objectives' losses."""

@@ -7,7 +7,7 @@ import math
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +16,10 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from catalign.artifacts import digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import Config, TrainerConfig
+from catalign.encoders.base import Encoder
 from catalign.errors import CatalignError
 from catalign.training.features import pooled_features
-from catalign.training.model import WEIGHTS, Model, build_model
+from catalign.training.model import WEIGHTS, Model, build_model, modalities_of
 from catalign.training.module import StageModule
 from catalign.training.run import Run
 
@@ -43,10 +44,12 @@ def stage_inputs(run: Run, name: str) -> str:
 
 
 def parents_of(config: Config, name: str) -> list[str]:
-    """The earlier stages whose encoders this stage starts from."""
+    """The earlier stages that this one starts from: by default those that trained one of its encoders."""
+    if (chosen := config.stages[name].init) is not None:
+        return chosen
+    own = set(modalities_of(config, name))
     earlier = list(config.stages)[: list(config.stages).index(name)]
-    chosen = config.stages[name].init
-    return earlier if chosen is None else chosen
+    return [stage for stage in earlier if own & set(modalities_of(config, stage))]
 
 
 def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Callback] | None = None) -> Path:
@@ -123,7 +126,8 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
                 f"choose one: stages.{name}.text={{{next(iter(fields))}: 1}}",
             )
         field = next((f for f, weight in fields.items() if weight > 0), None)
-        parts = pooled_features(model.encoders[modality], run.catalogue(), modality, settings.batch_size, field=field)
+        encoder = cast(Encoder, model.encoders[modality])
+        parts = pooled_features(encoder, run.catalogue(), modality, settings.batch_size, field=field)
         features[modality] = torch.cat(list(parts))
     return features
 
