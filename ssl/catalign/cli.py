@@ -21,7 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 2 when the input was wrong (the message says what and how to mend it), 130 when interrupted.
     """
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if "overrides" in options and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # argparse takes no positional words after an option: run a=1 -m seed=1,2
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return options.command(options) or 0
     except CatalignError as error:
@@ -120,10 +124,16 @@ def _sweep(overrides: Sequence[str]) -> None:
         for o in parsed
     ]
     validate(_compose(first))  # Hydra reports mistakes with a traceback; find them before it starts
-    sys.argv = [sys.argv[0], "-m", *map(permissive, overrides)]
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(
-        lambda composed: run_experiment(check(composed)).path
-    )()
+    sys.argv = ["catalign run", "-m", *map(permissive, overrides)]
+
+    def job(composed: Any) -> None:
+        try:
+            run_experiment(check(composed))
+        except CatalignError as error:
+            print(f"catalign: {error}", file=sys.stderr)
+            sys.exit(2)  # Hydra would show an exception with its traceback
+
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)()
 
 
 def _data(options: argparse.Namespace) -> None:

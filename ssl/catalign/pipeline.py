@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from catalign import registry
-from catalign.artifacts import digest, is_sealed, unseal, write_json
+from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Config
 from catalign.data.catalogue import Catalogue
 from catalign.embeddings.extract import Embedder
@@ -23,10 +23,11 @@ from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Result, Skipped, save_results
 from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
+from catalign.retrieval import parts
 from catalign.retrieval.index import Index
 from catalign.training.model import check_stage, modalities_of
 from catalign.training.run import Run
-from catalign.training.stage import run_stage, stage_inputs
+from catalign.training.stage import fields_of, run_stage
 
 console = Console(stderr=True, highlight=False)
 
@@ -38,9 +39,12 @@ def validate(config: Config) -> None:
         CatalignError: An unknown component or option, or a stage that cannot be built.
     """
     registry.validate("source", config.data.source.name, config.data.source.options, "data.source")
+    if config.data.fallback:
+        registry.validate("source", config.data.fallback.name, config.data.fallback.options, "data.fallback")
     for name in config.stages:
         check_stage(config, name)
     registry.validate("fusion", config.fusion.name, config.fusion.options, "fusion")
+    parts.make(64, config.index.factory)
     for name, component in config.evaluation.items():
         registry.validate("protocol", component.name, component.options, f"evaluation.{name}")
 
@@ -57,21 +61,38 @@ def run_experiment(config: Config) -> Run:
 
 
 def start(config: Config) -> Run:
-    """Check the config, prepare its catalogue and open its run folder."""
+    """Check the config, prepare its catalogue and open its run folder.
+
+    Raises:
+        CatalignError: As :func:`validate`, or a stage or protocol names a column that the catalogue lacks.
+    """
     validate(config)
     began = time.perf_counter()
     catalogue = Catalogue.load(config.data)
+    seconds = time.perf_counter() - began
     run = Run.create(config)
-    run.note(catalogue=str(catalogue.path), steps={"prepare": round(time.perf_counter() - began, 1)})
+    run.note(catalogue=str(catalogue.path))
+    if seconds > 1 or "prepare" not in run.record().get("steps", {}):  # else it was cached: keep the time it took
+        run.note(steps={"prepare": round(seconds, 1)})
     console.print(f"[bold]{run.path}[/]  {catalogue!r}", soft_wrap=True)
+    for name in config.stages:
+        for field in fields_of(run, name) or {}:
+            if field not in catalogue.fields:
+                raise unknown(f"text column in stages.{name}.text", field, catalogue.fields)
+    for name, component in config.evaluation.items():
+        for attribute in component.options.get("attributes") or []:
+            if attribute not in catalogue.attributes:
+                raise unknown(f"attribute in evaluation.{name}.attributes", attribute, catalogue.attributes)
     return run
 
 
 def train(run: Run, stages: Sequence[str] | None = None) -> None:
     """Run stages in order, by default all of them."""
     for name in run.config.stages if stages is None else stages:
+        began = time.perf_counter()
+        run_stage(run, name)
         objectives = " + ".join(run.config.stages[name].objectives)
-        _timed(run, f"stage {name} ({objectives})", name, partial(run_stage, run, name))
+        console.print(f"[green]done[/] stage {name} ({objectives}) in {time.perf_counter() - began:.0f} s")
 
 
 def single_modality_stages(config: Config) -> list[str]:
@@ -81,13 +102,14 @@ def single_modality_stages(config: Config) -> list[str]:
 
 def embed(run: Run) -> EmbeddingStore:
     """Write the embedding store of the whole catalogue, and that of the same model before any training."""
-    inputs = _model_inputs(run)
+    catalogue = run.catalogue()
+    inputs = _embedding_inputs(run)
 
-    def trained() -> None:
-        Embedder.from_run(run).catalogue(run.catalogue(), run.path / "embeddings")
+    def trained(folder: Path, inputs: str) -> None:
+        Embedder.from_run(run).catalogue(catalogue, folder, inputs=inputs)
 
-    def untrained() -> None:
-        Embedder.from_run(run, run.untrained()).catalogue(run.catalogue(), run.path / "untrained")
+    def untrained(folder: Path, inputs: str) -> None:
+        Embedder.from_run(run, run.untrained()).catalogue(catalogue, folder, inputs=inputs)
 
     _make(run, "embed", run.path / "embeddings", inputs, trained)
     _make(run, "embed the untrained baseline", run.path / "untrained", inputs, untrained)
@@ -96,44 +118,51 @@ def embed(run: Run) -> EmbeddingStore:
 
 def fuse(run: Run) -> Fusion:
     """Fit the run's fusion on training products, once."""
+    store = EmbeddingStore.open(run.path / "embeddings")
+    component, catalogue = run.config.fusion, run.catalogue()
 
-    def fit() -> None:
-        store, catalogue, component = EmbeddingStore.open(run.path / "embeddings"), run.catalogue(), run.config.fusion
+    def fit(folder: Path, inputs: str) -> None:
         rows = catalogue.rows("train")
-        fusion: Fusion = registry.build("fusion", component.name, where="fusion", **component.options)
-        names = store.modalities
-        vectors = {name: store[name][rows] for name in names}
-        present = {name: store.present(name)[rows] for name in names}
+        options = dict(component.options)
+        if "seed" in registry.options("fusion", component.name):
+            options.setdefault("seed", run.config.seed)
+        fusion: Fusion = registry.build("fusion", component.name, where="fusion", **options)
+        vectors = {str(name): store[name][rows] for name in store.modalities}
+        present = {name: store.present(name)[rows] for name in vectors}
         fusion.fit(vectors, present, catalogue.groups[rows], progress=True)
-        fusion.save(run.path / "fusion")
+        fusion.save(folder, inputs=inputs)
 
-    _make(run, "fuse", run.path / "fusion", _model_inputs(run) + digest(run.config.fusion.model_dump()), fit)
+    inputs = digest([store.digest, component.model_dump(), run.config.seed])
+    _make(run, "fuse", run.path / "fusion", inputs, fit)
     return Fusion.load(run.path / "fusion")
 
 
 def build_index(run: Run) -> Index:
     """Index the fused vectors of every product and measure the index against exact search."""
+    fusion, store, settings = fuse(run), EmbeddingStore.open(run.path / "embeddings"), run.config.index
 
-    def build() -> None:
-        store = EmbeddingStore.open(run.path / "embeddings")
-        vectors, known = fuse_store(fuse(run), store)
+    def build(folder: Path, inputs: str) -> None:
+        vectors, known = fuse_store(fusion, store)
         ids, vectors = [store.ids[row] for row in known.nonzero()[0]], vectors[known]
-        settings = run.config.index
         index = Index.build(
             vectors, ids, factory=settings.factory, nprobe=settings.nprobe, ef_search=settings.ef_search
         )
-        index.save(run.path / "index", embeddings=store.digest)
+        index.save(folder, inputs=inputs, embeddings=store.digest, fusion=fusion.manifest["inputs"])
         write_json(run.path / "index_report.json", index.report(vectors[:1000], vectors))
 
-    inputs = _model_inputs(run) + digest([run.config.fusion.model_dump(), run.config.index.model_dump()])
+    inputs = digest([fusion.manifest["inputs"], settings.model_dump()])
     _make(run, "index", run.path / "index", inputs, build)
     return Index.load(run.path / "index")
 
 
 def context_of(run: Run) -> Context:
     """What a protocol reads: the run's catalogue, stores, fusion and query embedder."""
-    if not is_sealed(run.path / "embeddings"):
+    folder = run.path / "embeddings"
+    if not is_sealed(folder):
         raise CatalignError(f"{run.path} has no embeddings yet", f"make them: catalign embed {run.path}")
+    if read_json(folder / MANIFEST).get("inputs") != _embedding_inputs(run):
+        problem = f"{folder} was made by other weights, or from another catalogue, than the run has now"
+        raise CatalignError(problem, f"make it again: catalign embed {run.path}")
     untrained = run.path / "untrained"
     return Context(
         catalogue=run.catalogue(),
@@ -154,7 +183,8 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
     Raises:
         CatalignError: A protocol that does not exist.
     """
-    written = []
+    written: list[Path] = []
+    failed: list[CatalignError] = []
     context = context_of(run)
     for name in run.config.evaluation if protocols is None else protocols:
         component = run.config.evaluation.get(name)
@@ -168,8 +198,15 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
         except Skipped as reason:
             console.print(f"[yellow]skipped[/] {name}: {reason}")
             continue
+        except CatalignError as error:  # the other protocols and the report are worth having all the same
+            console.print(f"[red]failed[/] {name}: {error}")
+            failed.append(error)
+            continue
         written += save_results(results, run.path / "results" / name)
         console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
+    if failed:
+        report(run)
+        raise failed[0]
     return written
 
 
@@ -192,24 +229,17 @@ def report(run: Run) -> Path:
     return path
 
 
-def _model_inputs(run: Run) -> str:
-    finished = run.stages
-    if not finished:
-        raise CatalignError(
-            f"{run.path} has no finished stage, so no checkpoint to embed with",
-            f"train it: catalign run experiment={run.config.name}",
-        )
-    return stage_inputs(run, list(finished)[-1])
+def _embedding_inputs(run: Run) -> str:
+    return digest([run.weights, run.catalogue().fingerprint])
 
 
-def _make(run: Run, what: str, folder: Path, inputs: str, make: Callable[[], None]) -> None:
-    """Make a sealed folder unless it was made from the same inputs; an altered one is refused, not trusted."""
-    if is_sealed(folder) and run.record().get("made", {}).get(folder.name) == inputs:
-        unseal(folder, what, f"delete {folder} and run again", verify=False)
+def _make(run: Run, what: str, folder: Path, inputs: str, make: Callable[[Path, str], None]) -> None:
+    """Make a sealed folder, whose manifest records ``inputs``, unless it was made from the same before."""
+    if is_sealed(folder) and read_json(folder / MANIFEST).get("inputs") == inputs:
+        unseal(folder, what, f"delete {folder} and run again")
         console.print(f"[dim]same[/] {what}")
-        return
-    _timed(run, what, folder.name, make)
-    run.note(made={folder.name: inputs})
+    else:
+        _timed(run, what, folder.name, partial(make, folder, inputs))
 
 
 def _timed(run: Run, what: str, key: str, work: Callable[[], Any]) -> None:
@@ -217,8 +247,7 @@ def _timed(run: Run, what: str, key: str, work: Callable[[], Any]) -> None:
     work()
     seconds = time.perf_counter() - began
     console.print(f"[green]done[/] {what} in {seconds:.0f} s")
-    if seconds > 1:  # a skipped step must not overwrite the time that its work took
-        run.note(steps={key: round(seconds, 1)})
+    run.note(steps={key: round(seconds, 1)})
 
 
 def quiet_libraries() -> None:

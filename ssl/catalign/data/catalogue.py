@@ -17,7 +17,7 @@ import pyarrow as pa
 from catalign.artifacts import unseal
 from catalign.config import DataConfig
 from catalign.data import images, quarantine, splits
-from catalign.data.prepare import prepare
+from catalign.data.prepare import columns_of, prepare
 from catalign.data.quarantine import BadRow
 from catalign.data.text import Ragged, Vocabulary
 from catalign.errors import CatalignError, unknown
@@ -133,12 +133,14 @@ class Catalogue:
         catalogue = cls.open(prepare(config, progress))
         report = catalogue.path / quarantine.REPORT
         bad = catalogue.quarantine if catalogue.manifest["bad_rows"] else []
-        # The limit and the weights change nothing that is prepared, so they are the config's, not the cache's.
+        # The limit changes nothing that is prepared, so it is the config's, not the cache's.
         quarantine.check_share(config.name, bad, catalogue.manifest["source_rows"], config.max_bad_share, report)
-        fallback = config.root is None and config.fallback is not None and config.fallback_columns is not None
-        columns = config.fallback_columns if fallback and config.fallback_columns else config.columns
-        catalogue.fields = dict(columns.text)
-        return catalogue
+        return catalogue.weighted(config)
+
+    def weighted(self, config: DataConfig) -> Catalogue:
+        """This catalogue with the config's sampling weights of text columns, which no preparation depends on."""
+        self.fields = dict(columns_of(config).text)
+        return self
 
     def verify(self) -> None:
         """Compare every file with its checksum.

@@ -33,11 +33,23 @@ def open_source(config: DataConfig) -> tuple[Source, ColumnsConfig]:
     Raises:
         CatalignError: The source does not exist.
     """
-    use_fallback = config.root is None and config.fallback is not None
+    use_fallback = uses_fallback(config)
     component = config.fallback if use_fallback and config.fallback else config.source
-    columns = config.fallback_columns or config.columns if use_fallback else config.columns
+    columns = columns_of(config)
     where = "data.fallback" if use_fallback else "data.source"
     return build("source", component.name, where=where, **component.options), columns
+
+
+def uses_fallback(config: DataConfig) -> bool:
+    """Whether the fallback stands in: there is one, and neither a root nor an existing file was given."""
+    path = config.source.options.get("path")
+    given = config.root is not None or (path is not None and Path(str(path)).expanduser().exists())
+    return config.fallback is not None and not given
+
+
+def columns_of(config: DataConfig) -> ColumnsConfig:
+    """What the columns of the source in use mean."""
+    return (config.fallback_columns or config.columns) if uses_fallback(config) else config.columns
 
 
 def check_columns(there: Iterable[str], columns: ColumnsConfig) -> None:

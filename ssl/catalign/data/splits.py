@@ -178,7 +178,7 @@ def leak_aware(groups: np.ndarray, shares: dict[str, float], seed: int = 0) -> n
     if len(sizes) <= len(wanted):
         raise CatalignError(
             f"{len(groups)} rows are {len(sizes)} different products: too few for {len(wanted) + 1} splits",
-            "set data.split.val=0 data.split.test=0 to train on all, or bring more products",
+            "bring more products: training, validation and test each need some",
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(sizes[order] > max(1, len(groups) // 10), kind="stable")]

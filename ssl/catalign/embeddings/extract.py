@@ -135,7 +135,7 @@ class Embedder:
         return functional.normalize(embedded.float(), dim=1).cpu().numpy()
 
     def catalogue(
-        self, catalogue: Catalogue, path: str | Path, batch_size: int = 512, progress: bool = True
+        self, catalogue: Catalogue, path: str | Path, batch_size: int = 512, progress: bool = True, **manifest: Any
     ) -> EmbeddingStore:
         """Embed every product by its primary text and its photo; memory does not grow with the catalogue.
 
@@ -144,6 +144,7 @@ class Embedder:
             path: The store's folder.
             batch_size: Products per batch.
             progress: Show a progress bar.
+            **manifest: Further entries of the store's manifest.
 
         Returns:
             A store of ``text``, ``image`` (aligned) and ``text_features``, ``image_features`` (pooled), as far as the
@@ -152,7 +153,7 @@ class Embedder:
         has = {"text": catalogue.has_text, "image": catalogue.has_image}
         modalities = [modality for modality in has if modality in self.model.encoders]
         names = [*modalities, *(f"{modality}{FEATURES}" for modality in modalities)]
-        manifest = {**self.manifest, "weights": weights_digest(self.model), "data": catalogue.fingerprint}
+        manifest = {**self.manifest, **manifest, "weights": weights_digest(self.model), "data": catalogue.fingerprint}
         with EmbeddingStore.writing(path, catalogue.ids, names, has, **manifest) as writer:
             for modality in modalities:
                 encoder = cast(Encoder, self.model.encoders[modality])

@@ -215,13 +215,19 @@ def evaluate(context: Context, name: str, **options: Any) -> list[Result]:
     seconds = time.perf_counter() - start
     hardware, versions, git = describe_hardware(), describe_versions(), git_revision()
     config = portable(context.config) if context.config else {}
-    steps = dict(context.run.record().get("steps", {})) if context.run else {}
-    steps["evaluate"] = round(seconds, 1)
+    steps = {**_seconds_before(context.run), "evaluate": round(seconds, 1)} if context.run else {}
     for result in results:
         result.seeds, result.wall_clock_s = [context.seed], round(sum(steps.values()), 1)
         result.hardware, result.versions, result.git, result.config = hardware, versions, git, config
         result.details |= {"parameters": context.parameters(), "seconds": steps}
     return results
+
+
+def _seconds_before(run: Run) -> dict[str, float]:
+    """Seconds of every step that a run's numbers rest on; a resumed stage counts all of its sessions."""
+    record = run.record()
+    stages = {name: record.get("stages", {}).get(name, {}).get("seconds", 0.0) for name in run.stages}
+    return {**record.get("steps", {}), **stages}
 
 
 def merge(results: Sequence[Result]) -> Result:

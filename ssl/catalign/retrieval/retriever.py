@@ -62,6 +62,8 @@ class Retriever:
             )
         if index.manifest.get("embeddings") not in (None, store.digest):
             raise CatalignError("the index was built from other embeddings", "build it again: catalign index RUN")
+        if index.manifest.get("fusion") not in (None, fusion.manifest.get("inputs")):
+            raise CatalignError("the index was built with another fusion", "build it again: catalign index RUN")
 
     @classmethod
     def from_run(cls, run: Run | str | Path) -> Retriever:

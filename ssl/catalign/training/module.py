@@ -12,6 +12,7 @@ from torch import Tensor
 from catalign.config import TrainerConfig
 from catalign.data.batches import Batch, BatchLoader
 from catalign.data.catalogue import Catalogue
+from catalign.errors import CatalignError
 from catalign.objectives.base import Forward, run_objectives
 from catalign.training import monitors
 from catalign.training.model import Model
@@ -89,11 +90,11 @@ class StageModule(pl.LightningModule):
         """The weighted sum of the objectives' losses."""
         outputs = self._losses(batch, batch_idx, salt=0)
         loss = torch.stack([outputs[key]["loss"] * self.model.weights[key] for key in outputs]).sum()
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{key} {float(outputs[key]['loss'].detach()):.3g}" for key in outputs)
-            raise FloatingPointError(f"the loss is not finite at step {batch_idx} ({values}); lower trainer.lr")
         if batch_idx % (self.settings.log_every * self.settings.accumulate) == 0:
             self._record(_flat("train", outputs), batch_idx)
+            if not torch.isfinite(loss):  # looked at here only: reading a number waits for the device
+                values = ", ".join(f"{key} {float(outputs[key]['loss'].detach()):.3g}" for key in outputs)
+                raise CatalignError(f"the loss is not finite at step {batch_idx} ({values})", "lower trainer.lr")
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
@@ -111,12 +112,7 @@ class StageModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Average the pass, compute the monitors, warn of collapse."""
-        keys = self._validation[0]
-        # Mean over the batches that have the value: a batch without any description has no next-sentence loss.
-        values = {}
-        for key in keys:
-            seen = [v[key] for v in self._validation if key in v and v[key] == v[key]]
-            values[key] = sum(seen) / len(seen) if seen else float("nan")
+        values = _average(self._validation)
         embedded = {modality: torch.cat(parts)[:2048] for modality, parts in self._embedded.items()}
         for modality, features in embedded.items():
             values[f"monitor/{modality}/feature_std"] = monitors.feature_std(features)
@@ -142,10 +138,6 @@ class StageModule(pl.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=step)
 
-    def on_train_start(self) -> None:
-        """Start the stage's clock where the last session left it."""
-        self._clock = time.perf_counter()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history beside the weights."""
         checkpoint["history"], checkpoint["seconds"] = self.history, self._seconds
@@ -158,3 +150,14 @@ class StageModule(pl.LightningModule):
 def _flat(prefix: str, outputs: dict[str, dict[str, Tensor]]) -> dict[str, float]:
     named = ((key, name, value) for key, values in outputs.items() for name, value in values.items())
     return {f"{prefix}/{key}/{name}": float(value.detach()) for key, name, value in named}
+
+
+def _average(batches: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over batches; an objective in which a ``share`` of the rows takes part counts by that share."""
+    means = {}
+    for key in batches[0]:
+        share = f"{key.rpartition('/')[0]}/share"
+        weights = [1.0 if key == share else batch.get(share, 1.0) for batch in batches]
+        total = sum(weight * batch[key] for weight, batch in zip(weights, batches) if weight > 0)
+        means[key] = total / sum(weights) if sum(weights) > 0 else float("nan")
+    return means

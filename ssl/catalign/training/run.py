@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalign.artifacts import is_sealed, read_json, unseal, write_json
+from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Config, check
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError, unknown
@@ -34,7 +34,7 @@ class Run:
         write_json(run.path / "config.json", config.model_dump(mode="json"))
         record = run.record()
         record.setdefault("started", time.strftime("%Y-%m-%d %H:%M:%S%z"))
-        record["command"] = " ".join(["catalign", *sys.argv[1:]])
+        record["command"] = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         record |= {"git": git_revision(), "hardware": describe_hardware(), "versions": describe_versions()}
         write_json(run.path / "run.json", record)
         return run
@@ -70,7 +70,7 @@ class Run:
         if self._catalogue is None:
             known = self.record().get("catalogue")
             if known is not None and is_sealed(known):
-                self._catalogue = Catalogue.open(known)
+                self._catalogue = Catalogue.open(known).weighted(self.config.data)
             else:
                 self._catalogue = Catalogue.load(self.config.data)
                 self.note(catalogue=str(self._catalogue.path))
@@ -85,18 +85,31 @@ class Run:
         """The finished stages, in config order."""
         return {name: self.stage_path(name) for name in self.config.stages if is_sealed(self.stage_path(name))}
 
+    @property
+    def weights(self) -> str:
+        """Digest of the last finished stage: its inputs and the checksums of what it holds.
+
+        Raises:
+            CatalignError: No stage is finished.
+        """
+        return digest(read_json(self._finished()[-1][1] / MANIFEST))
+
+    def _finished(self) -> list[tuple[str, Path]]:
+        finished = list(self.stages.items())
+        if not finished:
+            raise CatalignError(
+                f"{self.path} has no finished stage, so no checkpoint to load",
+                f"train it: catalign run experiment={self.config.name}",
+            )
+        return finished
+
     def model(self, stage: str | None = None) -> Model:
         """The trained model of a stage, by default the last finished one, in evaluation mode.
 
         Raises:
             CatalignError: No such finished stage, or altered weights.
         """
-        finished = self.stages
-        if not finished:
-            raise CatalignError(
-                f"{self.path} has no finished stage, so no checkpoint to load",
-                f"train it: catalign run experiment={self.config.name}",
-            )
+        finished = dict(self._finished())
         if stage is not None and stage not in finished:
             raise unknown("finished stage", stage, finished)
         stage = stage or list(finished)[-1]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import inspect
 import logging
 import math
+import shutil
+import signal
+import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +17,10 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from catalign.artifacts import digest, is_sealed, read_json, seal, unseal, write_json
+from catalign import registry
+from catalign.artifacts import MANIFEST, atomic, checksum, digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import Config, TrainerConfig
 from catalign.encoders.base import Encoder
 from catalign.errors import CatalignError
@@ -25,18 +31,51 @@ from catalign.training.run import Run
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
+WITHOUT_EFFECT = {"log_every", "checkpoint_minutes", "evaluations", "eval_batches"}
+"""Trainer settings that leave the weights as they are."""
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves after whole optimiser steps only: gradients accumulated half-way are not part of a checkpoint."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class HistoryWriter(Callback):
+    """Keeps ``metrics.json`` (for the report) and ``metrics.csv`` (for anything else) up to date."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what is known so far."""
+        history = cast(StageModule, pl_module).history
+        if trainer.is_global_zero and history:
+            write_json(self.folder / "metrics.json", history)
+            with atomic(self.folder / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["step", "seconds", "name", "value"])
+                for entry in history:
+                    rows.writerows([entry["step"], entry["seconds"], *pair] for pair in entry["values"].items())
 
 
 def stage_inputs(run: Run, name: str) -> str:
-    """Digest of everything a stage's weights depend on: settings, data, seed and the stages it starts from."""
-    config = run.config
+    """Digest of everything a stage's weights depend on: settings, code, data, seed and the stages it starts from."""
+    config, catalogue = run.config, run.catalogue()
     stage = config.stages[name]
+    code = {inspect.getfile(registry.get("objective", c.name)) for c in stage.objectives.values()}
     return digest(
         {
             "stage": stage.model_dump(),
-            "trainer": config.trainer_of(name).model_dump(exclude={"log_every", "checkpoint_minutes"}),
-            "encoder": {key: component.model_dump() for key, component in config.encoder.items()},
-            "data": run.catalogue().fingerprint,
+            "objectives": sorted(checksum(path) for path in code),
+            "trainer": config.trainer_of(name).model_dump(exclude=WITHOUT_EFFECT),
+            "encoder": {key: config.encoder[key].model_dump() for key in modalities_of(config, name)},
+            "data": [catalogue.fingerprint, catalogue.fields],
             "seed": config.seed,
             "parents": [stage_inputs(run, parent) for parent in parents_of(config, name)],
         }
@@ -55,7 +94,7 @@ def parents_of(config: Config, name: str) -> list[str]:
 def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Callback] | None = None) -> Path:
     """Train a stage to its end, or go on from its checkpoint, or do nothing if its inputs are unchanged.
 
-    A finished stage with other inputs is moved aside, never overwritten.
+    A stage with other inputs is moved aside, never overwritten, and comes back when its inputs do.
 
     Args:
         run: The run.
@@ -66,39 +105,65 @@ def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Cal
     Raises:
         CatalignError: The config does not fit the data, or an earlier stage is missing.
     """
-    inputs, folder = stage_inputs(run, name), run.stage_path(name)
-    if (folder / "inputs.json").is_file():
-        before = read_json(folder / "inputs.json")
-        if before == inputs and is_sealed(folder):
-            logger.info("stage %s: unchanged, skipped", name)
-            return folder
-        if before != inputs:
-            folder.rename(folder.with_name(f"{name}.{before}"))
-            logger.info("stage %s: its inputs changed; the former result is kept as %s.%s", name, name, before)
-    write_json(folder / "inputs.json", inputs)
+    folder, inputs = run.stage_path(name), stage_inputs(run, name)
+    _make_way(folder, inputs)
+    if not is_sealed(folder):
+        write_json(folder / "inputs.json", inputs)
+        module = _fit(run, name, folder, progress, callbacks or [])
+        module.model.save(folder / WEIGHTS)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        encoders = module.model.encoders.items()
+        parameters = {key: sum(p.numel() for p in encoder.parameters()) for key, encoder in encoders}
+        seal(folder, stage=name, inputs=inputs, parameters=parameters, seconds=module.history[-1]["seconds"])
+    manifest = read_json(folder / MANIFEST)
+    run.note(stages={name: {key: manifest[key] for key in ("seconds", "parameters")}})
+    return folder
 
+
+def _make_way(folder: Path, inputs: str) -> None:
+    """Move a stage of other inputs aside, and bring back one that was moved aside before."""
+    if not (folder / "inputs.json").is_file():
+        return
+    before = read_json(folder / "inputs.json")
+    if before == inputs:
+        return
+    aside, again = (folder.with_name(f"{folder.name}.{digest}") for digest in (before, inputs))
+    shutil.rmtree(aside, ignore_errors=True)  # an unfinished attempt of the same inputs
+    folder.rename(aside)
+    if again.is_dir():
+        again.rename(folder)
+    logger.warning("stage %s: its inputs changed; the former one is kept as %s", folder.name, aside.name)
+
+
+def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Callback]) -> StageModule:
     catalogue, settings = run.catalogue(), run.config.trainer_of(name)
     model = build_model(run.config, name, catalogue)
     _start_from_parents(run, name, model)
     features = _lock(run, name, model, settings)
     module = StageModule(model, settings, catalogue, _loaders(run, name, model, settings, features), run.config.seed)
-    trainer = _trainer(folder, settings, module, progress, callbacks or [])
-    last = folder / CHECKPOINT
+    trainer = _trainer(folder, settings, module, progress, callbacks)
+    last, steps = folder / CHECKPOINT, module.loaders["train"]["steps"]
+    handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*|.*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*|.*exists and is not empty.*|.*GPU available but not used.*")
-        if not last.is_file():
-            trainer.validate(module, verbose=False)  # the row before step 0: what the stage starts from
-        trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if trainer.interrupted or trainer.fit_loop.epoch_loop.total_batch_idx + 1 < module.loaders["train"]["steps"]:
-        raise CatalignError(f"stage {name!r} was stopped before its end", "run the same command again to go on")
-    model.save(folder / WEIGHTS)
-    write_json(folder / "metrics.json", module.history)
-    last.unlink(missing_ok=True)
-    parameters = {key: sum(p.numel() for p in encoder.parameters()) for key, encoder in model.encoders.items()}
-    seal(folder, stage=name, inputs=inputs, parameters=parameters)
-    run.note(stages={name: {"seconds": round(module.history[-1]["seconds"], 1), "parameters": parameters}})
-    return folder
+        warnings.filterwarnings("ignore", r".*module\(s\) in eval mode.*")
+        try:
+            if not last.is_file():
+                trainer.validate(module, verbose=False)  # the row before step 0: what the stage starts from
+            trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+            if trainer.global_rank > 0:
+                sys.exit(0)  # the other ranks were started for this stage; the first one goes on alone
+            if module.history[-1]["step"] < steps or not any(
+                k.startswith("val/") for k in module.history[-1]["values"]
+            ):
+                trainer.validate(module, verbose=False)
+        except SystemExit as error:
+            if error.code == 1:  # Lightning's answer to Ctrl-C, which it leaves disabled
+                signal.signal(signal.SIGINT, handler)
+                raise KeyboardInterrupt from None
+            raise
+    return module
 
 
 def _start_from_parents(run: Run, name: str, model: Model) -> None:
@@ -118,7 +183,7 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
     features = {}
     for modality in run.config.stages[name].locked:
         model.encoders[modality].requires_grad_(False)
-        fields = run.config.stages[name].text or run.catalogue().fields
+        fields = fields_of(run, name) or run.catalogue().fields
         if modality == "text" and sum(weight > 0 for weight in fields.values()) != 1:
             raise CatalignError(
                 f"stages.{name} locks the text encoder, so each product has one cached text vector, but samples "
@@ -126,10 +191,21 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
                 f"choose one: stages.{name}.text={{{next(iter(fields))}: 1}}",
             )
         field = next((f for f, weight in fields.items() if weight > 0), None)
-        encoder = cast(Encoder, model.encoders[modality])
+        gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        encoder = cast(Encoder, model.encoders[modality]).to("cuda" if gpu else "cpu")
         parts = pooled_features(encoder, run.catalogue(), modality, settings.batch_size, field=field)
         features[modality] = torch.cat(list(parts))
+        encoder.cpu()
     return features
+
+
+def fields_of(run: Run, name: str) -> dict[str, float] | None:
+    """The stage's own sampling weights of text columns, without those that the fallback of a public catalogue lacks."""
+    chosen, data = run.config.stages[name].text, run.config.data
+    if chosen is None or data.fallback_columns is None:
+        return chosen
+    there = run.catalogue().fields
+    return {field: w for field, w in chosen.items() if field in there or field not in data.columns.text} or None
 
 
 def _loaders(
@@ -145,7 +221,7 @@ def _loaders(
     per_step = settings.batch_size * settings.accumulate * settings.devices
     steps = settings.max_steps or math.ceil(settings.epochs * len(rows) / per_step)
     size = min(settings.batch_size, len(held_out))
-    common = {"modalities": tuple(model.encoders), "fields": stage.text, "features": features or None}
+    common = {"modalities": tuple(model.encoders), "fields": fields_of(run, name), "features": features or None}
     return {
         "train": {"rows": rows, "batch_size": settings.batch_size, "steps": steps * settings.accumulate, **common},
         "val": {
@@ -166,13 +242,13 @@ def _trainer(
             encoder.to(memory_format=torch.channels_last)
         if settings.compile:
             encoder.compile()
-    checkpoints = ModelCheckpoint(
+    checkpoints = StepCheckpoint(
         dirpath=folder,
         filename=Path(CHECKPOINT).stem,
         train_time_interval=timedelta(minutes=settings.checkpoint_minutes),
         enable_version_counter=False,
     )
-    own: list[Callback] = [checkpoints]
+    own: list[Callback] = [checkpoints, HistoryWriter(folder)]
     if settings.ema is not None:
         own.append(EMAWeightAveraging(decay=settings.ema))
     if progress:
@@ -192,6 +268,6 @@ def _trainer(
         log_every_n_steps=settings.log_every,
         enable_progress_bar=progress,
         enable_model_summary=False,
-        logger=[CSVLogger(folder, name="logs", version="csv"), TensorBoardLogger(folder, name="logs", version="tb")],
+        logger=TensorBoardLogger(folder, name="logs", version=""),
         callbacks=[*own, *callbacks],
     )

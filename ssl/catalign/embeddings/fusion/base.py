@@ -33,6 +33,7 @@ class Fusion(ABC):
         names: The modalities it was fitted on, in order.
         widths: Their widths.
         width: D' of the fused vectors.
+        manifest: What was recorded when it was saved; empty for a fusion that was not.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class Fusion(ABC):
         self.names: list[str] = []
         self.widths: list[int] = []
         self.width = 0
+        self.manifest: dict[str, Any] = {}
 
     def fit(
         self,
@@ -168,6 +170,7 @@ class Fusion(ABC):
         manifest = unseal(folder, "fusion", REMEDY, verify=verify)
         fusion: Fusion = registry.build("fusion", manifest["name"], where=str(folder), **manifest["options"])
         fusion.names, fusion.widths, fusion.width = (manifest[key] for key in ("names", "widths", "width"))
+        fusion.manifest = manifest
         fusion._restore(load_file(Path(folder) / "weights.safetensors"))
         return fusion
 
