@@ -10,7 +10,7 @@ CONFIGS = [str(path.parent.relative_to("configs") / "*.yaml") for path in Path("
 setup(
     name="catalign",
     version="0.1.0",
-    description="Self-supervised multimodal embeddings of products: text, image and behaviour, aligned and searchable",
+    description="Self-supervised multimodal embeddings of products: pretrain, align, index, benchmark",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

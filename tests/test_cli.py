@@ -24,6 +24,92 @@ def test_help_answers_in_under_a_second_and_loads_nothing_heavy():
         assert f"\n    {command} " in answer.stdout
 
 
+def test_a_sweep_is_written_as_the_readme_says(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("catalign.cli._sweep", lambda overrides: seen.setdefault("overrides", overrides))
+    assert main(["run", "experiment=quickstart", "-m", "seed=1,2", "name=x"]) == 0
+    assert seen["overrides"] == ["experiment=quickstart", "seed=1,2", "name=x"]
+    with pytest.raises(SystemExit):
+        main(["run", "experiment=quickstart", "--nosuch"])
+
+
+def test_a_sweep_runs_every_seed(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr("catalign.pipeline.run_experiment", lambda config: ran.append((config.name, config.seed)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["catalign"])
+    assert main(["run", "experiment=quickstart", "-m", "seed=1,2"]) == 0
+    assert ran == [("quickstart", 1), ("quickstart", 2)]
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A CSV and a folder of photos, as a user may have them: other column names, a missing and a broken photo."""
+    import csv
+    import random
+
+    from PIL import Image
+
+    folder, colours = (
+        tmp_path_factory.mktemp("shop"),
+        {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (20, 40, 200)},
+    )
+    (folder / "photos").mkdir()
+    draw = random.Random(0)
+    with (folder / "products.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["sku", "name", "description", "photo", "brand"])
+        for number in range(120):
+            colour, kind = draw.choice(list(colours)), draw.choice(["shirt", "bag", "shoe"])
+            photo = f"{number}.png" if number != 3 else ""
+            if photo:
+                size = 20 + draw.randrange(20)
+                Image.new("RGB", (size, 40), colours[colour]).save(folder / "photos" / photo)
+            text = f"{colour} {kind} number {number}"
+            rows.writerow([f"s{number}", text, f"A {text}. It is {colour}. Wear it well.", photo, draw.choice("AB")])
+    (folder / "photos" / "7.png").write_bytes(b"no image")
+    return folder
+
+
+OWN = [
+    "experiment=own",
+    "encoder/text=tiny",
+    "encoder/image=tiny",
+    "trainer=debug",
+    "data.vocabulary_size=300",
+    "data.workers=1",
+    "data.split.test=0.2",
+    "data.split.val=0.2",
+    "stages.text.trainer={max_steps: 2, batch_size: 16}",
+    "stages.image.trainer={max_steps: 2, batch_size: 16}",
+    "stages.align.trainer={max_steps: 2, batch_size: 16}",
+]
+
+
+@pytest.mark.parametrize("source", ["table", "folder"])
+def test_your_own_catalogue_as_the_readme_says(shop, tmp_path, capsys, source):
+    table = [
+        f"data.source.path={shop / 'products.csv'}",
+        f"data.source.images={shop / 'photos'}",
+        "data.columns.id=sku",
+        "data.columns.image=photo",
+        "data.columns.text={name: 0.7, description: 0.3}",
+        "data.columns.attributes=[brand]",
+    ]
+    given = table if source == "table" else [f"data.source.path={shop / 'photos'}"]
+    places = [f"output={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}"]
+    assert main(["run", *OWN, f"data={source}", *given, *places]) == 0
+    capsys.readouterr()
+    query = (
+        ["--text", "red shirt", "--filter", "brand=A"] if source == "table" else ["--image", str(shop / "photos/5.png")]
+    )
+    assert main(["search", str(tmp_path / "run"), *query, "-k", "3"]) == 0
+    assert "score" in capsys.readouterr().out
+    report = next((tmp_path / "cache").glob("*/quarantine.csv")).read_text()
+    assert report.count("\n") == 2  # a heading and the broken photo
+    assert "7" in report
+
+
 def test_search_by_text_and_filter(tiny_run, capsys):
     colour = tiny_run.catalogue().attributes["colour"][0]
     code, out, _ = run(capsys, "search", tiny_run.path, "--text", "shirt", "-k", 3, "--filter", f"colour={colour}")

@@ -1,11 +1,15 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from catalign import pipeline
 from catalign.embeddings.store import EmbeddingStore
+from catalign.errors import CatalignError
 from catalign.retrieval.index import Index
+from catalign.retrieval.retriever import Retriever
+from catalign.training.stage import fields_of
 
 
 def test_a_finished_run_holds_everything(tiny_run):
@@ -35,6 +39,85 @@ def test_running_again_changes_nothing(tiny_run):
     pipeline.embed(tiny_run)
     pipeline.build_index(tiny_run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.fixture
+def copied(tiny_run, tiny_config, tmp_path):
+    """A function to a run like the tiny one, in a folder of its own, with other settings."""
+
+    def make(*overrides):
+        shutil.copytree(tiny_run.path, tmp_path / "copy")
+        return pipeline.start(tiny_config(tmp_path / "copy", *overrides))
+
+    return make
+
+
+def test_other_weights_are_embedded_again_and_never_measured_against_old_embeddings(copied):
+    run = copied("stages.align.trainer.lr=3e-3")
+    before = EmbeddingStore.open(run.path / "embeddings").digest
+    pipeline.train(run)
+    with pytest.raises(CatalignError, match=r"made by other weights(.|\n)*catalign embed"):
+        pipeline.context_of(run)
+    assert pipeline.embed(run).digest != before
+    with pytest.raises(CatalignError, match="catalign index"):
+        Retriever.from_run(run)
+    pipeline.build_index(run)
+    assert len(Retriever.from_run(run).search(text="shirt", k=3)) == 3
+
+
+@pytest.mark.parametrize("fusion", ["gated", "concat"])
+def test_every_fusion_can_be_indexed_measured_and_searched(copied, fusion):
+    extra = ["fusion.steps=3"] if fusion == "gated" else []
+    run = copied(f"fusion={fusion}", *extra)
+    pipeline.fuse(run)
+    with pytest.raises(CatalignError, match="catalign index"):  # its index is still that of the weighted fusion
+        Retriever.from_run(run)
+    pipeline.build_index(run)
+    assert pipeline.evaluate(run, ["retrieval"])
+    assert len(Retriever.from_run(run).search(text="shirt", k=3)) == 3
+
+
+def test_a_failing_protocol_stops_neither_the_others_nor_the_report(copied, monkeypatch):
+    run = copied()
+    (run.path / "report.html").unlink()
+
+    def failing(context, name, **options):
+        if name == "pretext":
+            raise CatalignError("pretext is broken")
+        return original(context, name, **options)
+
+    original = pipeline.evaluate_protocol
+    monkeypatch.setattr(pipeline, "evaluate_protocol", failing)
+    shutil.rmtree(run.path / "results")
+    with pytest.raises(CatalignError, match="pretext is broken"):
+        pipeline.evaluate(run)
+    assert (run.path / "results" / "retrieval").is_dir()
+    assert (run.path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("index.factory=Nope", "Nope"),
+        ("stages.text.text={titel: 1}", "did you mean 'title'"),
+        ("evaluation.probe.attributes=[colur]", "did you mean 'colour'"),
+        ("stages.align.locked=[imag]", "did you mean 'image'"),
+        ("stages.align.init=[txt]", "did you mean 'text'"),
+    ],
+)
+def test_a_mistake_is_found_before_training(tiny_config, tmp_path, override, message):
+    with pytest.raises(CatalignError, match=message):
+        pipeline.start(tiny_config(tmp_path / "run", override))
+
+
+def test_a_public_fallback_may_lack_a_text_column_but_a_typo_is_none(tiny_config, tmp_path):
+    columns = ["data.fallback={name: synthetic, products: 240, users: 40}", "data.source={name: parquet, path: absent}"]
+    lacking = "data.fallback_columns={id: id, image: image, text: {title: 1}, attributes: [colour]}"
+    extra = [*columns, lacking, "stages.text.text={title: 1, description: 1}", "evaluation.probe.attributes=[colour]"]
+    run = pipeline.start(tiny_config(tmp_path / "run", *extra))
+    assert fields_of(run, "text") == {"title": 1}
+    with pytest.raises(CatalignError, match="did you mean 'title'"):
+        pipeline.start(tiny_config(tmp_path / "run", *extra, "stages.text.text={titel: 1}"))
 
 
 def test_embeddings_line_up_with_the_catalogue(tiny_run):

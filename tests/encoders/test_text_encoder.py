@@ -44,6 +44,20 @@ def test_padding_changes_nothing(encoder, pooling):
     torch.testing.assert_close(encoder(BATCH).pooled[1:], expected)
 
 
+def test_encoding_rows_of_like_length_together_changes_nothing(encoder):
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randint(2, 20, (64,), generator=generator)
+    mask = torch.arange(20) < ends[:, None]
+    mask[:, 1] = False  # a hidden token is no end
+    tokens = torch.randint(5, 13, (64, 20), generator=generator) * mask
+    batch = {"tokens": tokens, "token_mask": mask, "segments": (torch.arange(20) > 5).long().expand(64, -1)}
+    grouped = encoder(batch)
+    encoder.buckets = 1
+    whole = encoder(batch)
+    torch.testing.assert_close(grouped.pooled, whole.pooled)
+    torch.testing.assert_close(grouped.tokens[mask], whole.tokens[mask])
+
+
 def test_segments_are_read(encoder):
     segments = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
     changed = (encoder({**BATCH, "segments": segments}).pooled - encoder(BATCH).pooled).abs().amax(1)

@@ -72,6 +72,46 @@ def test_every_metric_agrees_with_its_definition(noisy, gallery):
         assert result.details[direction]["gallery"] == len(pool)
 
 
+@pytest.mark.parametrize("exponential", [False, True])
+def test_graded_ndcg_agrees_with_its_definition(noisy, exponential):
+    toy, rows = noisy.catalogue, noisy.catalogue.rows("test")
+    toy.attributes = {"kind": np.array([["shoe", "bag", ""][g % 3] for g in toy.groups])}
+    (result,) = retrieval(noisy, directions=["text-to-image", GROUP], ks=[1, 4], related="kind")
+
+    def gain(grade):
+        return 2.0**grade - 1 if exponential else grade
+
+    def grade(query, document):
+        if toy.groups[query] == toy.groups[document]:
+            return 2
+        return int(toy.attributes["kind"][query] == toy.attributes["kind"][document] != "")
+
+    def value(gains):
+        return sum(g / np.log2(rank + 2) for rank, g in enumerate(gains[:4]))
+
+    name = "graded_ndcg_exponential@4" if exponential else "graded_ndcg@4"
+    tables = {name: noisy.store[name] for name in ("image", "text")} | {"fused": noisy.fused(noisy.store)[0]}
+    for direction in ("text-to-image", GROUP):
+        asked, documents = DIRECTIONS[direction]
+        expected, chance = [], []
+        for row in rows:
+            pool = [p for p in rows if p != row or direction != GROUP]
+            if not any(grade(row, p) == 2 for p in pool):
+                continue
+            order = sorted(pool, key=lambda p: (-float(tables[asked][row] @ tables[documents][p]), p))
+            gains = [gain(grade(row, p)) for p in order]
+            expected.append(value(gains) / value(sorted(gains, reverse=True)))
+            chance.append(value([np.mean(gains)] * 4) / value(sorted(gains, reverse=True)))
+        assert result.metrics[f"{direction}/{name}"] == [pytest.approx(np.mean(expected))]
+        assert result.baselines["random"][f"{direction}/{name}"] == [pytest.approx(np.mean(chance))]
+
+
+def test_an_unknown_related_attribute_names_the_nearest(noisy):
+    noisy.catalogue.attributes = {"kind": np.array(["x"] * len(noisy.catalogue))}
+    with pytest.raises(CatalignError, match="did you mean 'kind'"):
+        retrieval(noisy, related="kinds")
+
+
 def test_word_baseline_agrees_with_dense_vectors(noisy):
     (result,) = retrieval(noisy, directions=[GROUP])
     toy, rows = noisy.catalogue, noisy.catalogue.rows("test")

@@ -1,8 +1,9 @@
 import json
+import signal
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file
 
 from catalign.errors import CatalignError
@@ -73,6 +74,56 @@ def test_an_unchanged_stage_is_skipped_and_a_changed_one_moves_the_old_aside(tin
     assert (folder / WEIGHTS).stat().st_mtime_ns != stamp
     kept = [path for path in folder.parent.iterdir() if path.name.startswith("text.")]
     assert [path / WEIGHTS for path in kept if (path / WEIGHTS).stat().st_mtime_ns == stamp]
+
+
+def test_going_back_to_former_settings_brings_the_former_stage_back(tiny_config, tmp_path):
+    stamps = []
+    for lr in ("1e-3", "5e-4", "1e-3", "5e-4"):
+        run = start(tiny_config(tmp_path / "run", f"stages.text.trainer.lr={lr}"))
+        stamps.append((run_stage(run, "text", progress=False) / WEIGHTS).stat().st_mtime_ns)
+    assert stamps[0] == stamps[2] != stamps[1] == stamps[3]
+
+
+def test_a_checkpoint_never_falls_between_accumulated_batches(tiny_config, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_batch_end", lambda self, *args: saved.append(args[-1]))
+    run = start(tiny_config(tmp_path / "run", "stages.text.trainer={max_steps: 3, accumulate: 2}"))
+    run_stage(run, "text", progress=False)
+    assert saved == [1, 3, 5]
+
+
+class PressCtrlC(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_passed_on_and_still_works_afterwards(tiny_config, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(start(tiny_config(tmp_path / "run")), "text", progress=False, callbacks=[PressCtrlC()])
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_sentence(tiny_config, tmp_path, monkeypatch):
+    from catalign.objectives.mlm import MaskedLanguageModelling
+
+    monkeypatch.setattr(
+        MaskedLanguageModelling,
+        "forward",
+        lambda self, encode, batch: {"loss": encode("text").pooled.sum() * torch.nan},
+    )
+    with pytest.raises(CatalignError, match=r"not finite at step 0(.|\n)*trainer.lr"):
+        run_stage(start(tiny_config(tmp_path / "run")), "text", progress=False)
+
+
+def test_the_last_validation_is_at_the_last_step_and_logs_are_kept(tiny_run):
+    for folder in tiny_run.stages.values():
+        history = json.loads((folder / "metrics.json").read_text())
+        held_out = [entry["step"] for entry in history if any(key.startswith("val/") for key in entry["values"])]
+        assert held_out[0] == 0
+        assert held_out[-1] == history[-1]["step"] == max(entry["step"] for entry in history)
+        assert (folder / "metrics.csv").read_text().splitlines()[0] == "step,seconds,name,value"
+        assert list((folder / "logs").glob("events*"))
 
 
 def test_alignment_starts_from_the_pretrained_encoders(tiny_run):

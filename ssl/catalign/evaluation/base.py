@@ -87,6 +87,10 @@ class Context:
             return fuse_store(self.fusion, store)
         return fuse_store(Weighted(weights=PUBLISHED).fit({name: store[name] for name in store.modalities}), store)
 
+    def queries(self, modality: str, vectors: np.ndarray) -> np.ndarray:
+        """Queries of one modality ``(Q, D)`` as the run's fusion places them among fused documents ``(Q, D')``."""
+        return vectors if self.fusion is None else self.fusion({modality: vectors})
+
     def untrained_text(self) -> TextEmbedder | None:
         """The untrained model's text embedder, if there is an untrained store to compare its queries with."""
         if self.untrained_embedder is None and self.untrained is not None and self.run is not None:

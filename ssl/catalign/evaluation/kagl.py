@@ -203,7 +203,10 @@ def _measure(
         for task in tasks:
             documents, present = tables["image" if (kind, task.name) == ("published", TITLES) else kind]
             rows = gallery[present[gallery]]
-            ranking, _ = ranked(np.stack([vectors[query] for query in task.queries]), documents[rows], CUT)
+            asked = np.stack([vectors[query] for query in task.queries])
+            if kind == "fused" and store is context.store:
+                asked = context.queries("text", asked)
+            ranking, _ = ranked(asked, documents[rows], CUT)
             metrics[kind] |= _scores(_key(task, kind), rows[ranking], task.relevant)
     return metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from catalign.retrieval.metrics import (
     judge,
     ndcg,
     precision,
+    ranked,
     recall,
     reciprocal_rank,
     retrieval_metrics,
@@ -35,12 +37,13 @@ GROUP = "product-to-group"
 
 @dataclass
 class Trial:
-    """One direction: catalogue rows of the queries and of the gallery, and the gallery positions that are relevant."""
+    """One direction: catalogue rows of queries and gallery, and the gallery positions that are relevant or related."""
 
     queries: np.ndarray
     gallery: np.ndarray
     relevant: list[np.ndarray]
     exclude: np.ndarray | None
+    related: list[np.ndarray] | None = None
 
 
 @register("protocol", "retrieval")
@@ -53,6 +56,7 @@ def retrieval(
     ks: list[int] = [1, 5, 10],  # noqa: B006 - a config's default, never changed
     mrr_cut: int = 10,
     max_queries: int | None = None,
+    related: str | None = None,
 ) -> list[Result]:
     """Does one view of a product find the others?
 
@@ -66,7 +70,9 @@ def retrieval(
 
     Metrics, keyed ``<direction>/<metric>`` and averaged over queries: ``recall@k`` (relevant in the top k over all
     relevant), ``hit@k`` (at least one in the top k, as CLIP papers count), ``precision@k``, ``ndcg@k``, ``mrr@10``,
-    ``map``, ``median_rank`` (of the first relevant product). Equal scores are ranked in catalogue order.
+    ``map``, ``median_rank`` (of the first relevant product). With ``related``, also ``graded_ndcg@k`` at the largest k,
+    where the same product has grade 2 and another with the same value of that attribute grade 1, with linear gains,
+    and ``graded_ndcg_exponential@k`` with gains 2^g - 1. Equal scores are ranked in catalogue order.
 
     Baselines: ``random`` (expected), ``untrained`` (the same model before training, fused 0.9 image + 0.1 text),
     and for product-to-group ``pixels`` (photos averaged to 16 × 12, centred, cosine) and ``tfidf`` (titles). Groups
@@ -80,6 +86,7 @@ def retrieval(
         ks: Cut-offs.
         mrr_cut: Cut of the reciprocal rank.
         max_queries: Draw at most so many queries per direction (always the same ones).
+        related: An attribute that makes products related, for the graded metric.
 
     Raises:
         Skipped: The run's embeddings allow none of the directions.
@@ -87,6 +94,8 @@ def retrieval(
     for direction in directions or []:
         if direction not in DIRECTIONS:
             raise unknown("retrieval direction", direction, DIRECTIONS)
+    if related is not None and related not in context.catalogue.attributes:
+        raise unknown("attribute in evaluation.retrieval.related", related, context.catalogue.attributes)
     tables = _tables(context, context.store)
     chosen = [d for d in directions or DIRECTIONS if set(DIRECTIONS[d]) <= set(tables)]
     rows = context.catalogue.rows(split)
@@ -94,6 +103,9 @@ def retrieval(
     trials = {d: _trial(context, tables, d, (rows, pool), max_queries) for d in chosen}
     details = {d: _details(trial, len(rows), len(pool)) for d, trial in trials.items()}
     trials = {d: trial for d, trial in trials.items() if len(trial.queries)}
+    if related is not None:
+        for trial in trials.values():
+            trial.related = _related(trial, np.asarray(context.catalogue.attributes[related]).astype(str))
     if not trials:
         raise Skipped("retrieval: no direction has embeddings on both sides and a query with something relevant")
     baselines = _baselines(context, trials, tuple(ks), mrr_cut)
@@ -108,9 +120,11 @@ def retrieval(
         ks=ks,
         mrr_cut=mrr_cut,
         max_queries=max_queries,
+        related=related,
         ties=TIES,
     )
-    return [Result("retrieval", context.name, record, _measure(trials, tables, tuple(ks), mrr_cut), baselines, details)]
+    metrics = _measure(trials, tables, tuple(ks), mrr_cut, context.queries)
+    return [Result("retrieval", context.name, record, metrics, baselines, details)]
 
 
 def _tables(context: Context, store: EmbeddingStore) -> dict[str, Vectors]:
@@ -156,15 +170,55 @@ def _details(trial: Trial, queries: int, gallery: int) -> dict[str, int]:
 
 
 def _measure(
-    trials: dict[str, Trial], tables: dict[str, Vectors], ks: tuple[int, ...], mrr_cut: int
+    trials: dict[str, Trial],
+    tables: dict[str, Vectors],
+    ks: tuple[int, ...],
+    mrr_cut: int,
+    place: Callable[[str, np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, float]:
+    """Metrics of every direction; ``place`` puts queries of one modality among fused documents."""
     metrics: dict[str, float] = {}
     for direction, trial in trials.items():
         asked, documents = DIRECTIONS[direction]
         queries, gallery = tables[asked][0][trial.queries], tables[documents][0][trial.gallery]
+        if documents == "fused" != asked and place is not None:
+            queries = place(asked, queries)
         found = retrieval_metrics(queries, gallery, trial.relevant, ks=ks, mrr_cut=mrr_cut, exclude=trial.exclude)
+        if trial.related is not None:
+            ranking, _ = ranked(queries, gallery, max(ks), exclude=trial.exclude)
+            found |= _graded(trial, ranking, max(ks))
         metrics |= {f"{direction}/{key}": value for key, value in found.items()}
     return metrics
+
+
+def _related(trial: Trial, values: np.ndarray) -> list[np.ndarray]:
+    """Per query, the gallery positions that share its value without being relevant; none where it has no value."""
+    there = values[trial.gallery]
+    positions = {value: np.flatnonzero(there == value) for value in np.unique(values[trial.queries]) if value}
+    none = np.zeros(0, dtype=np.int64)
+    own = [none] * len(trial.queries) if trial.exclude is None else [np.array([row]) for row in trial.exclude]
+    return [
+        np.setdiff1d(positions.get(values[query], none), np.concatenate([relevant, itself]), assume_unique=True)
+        for query, relevant, itself in zip(trial.queries, trial.relevant, own, strict=True)
+    ]
+
+
+def _graded(trial: Trial, ranking: np.ndarray | None, k: int) -> dict[str, float]:
+    """Graded NDCG of a ranking; of a random one, in expectation, if None."""
+    assert trial.related is not None
+    documents = [np.concatenate(both) for both in zip(trial.relevant, trial.related, strict=True)]
+    pairs = zip(trial.relevant, trial.related, strict=True)
+    grades = [np.repeat([2.0, 1.0], [len(relevant), len(related)]) for relevant, related in pairs]
+    scores = {}
+    for name, gains in (("graded_ndcg", "linear"), ("graded_ndcg_exponential", "exponential")):
+        if ranking is not None:
+            judged = judge(ranking, documents, grades)
+        else:  # every rank of a random order gains the mean gain of the gallery
+            total = np.array([(g if gains == "linear" else 2.0**g - 1).sum() for g in grades])
+            mean = total / (len(trial.gallery) - (trial.exclude is not None))
+            judged = np.tile((mean if gains == "linear" else np.log2(mean + 1))[:, None], k)
+        scores[f"{name}@{k}"] = float(ndcg(judged, documents, k, grades, gains).mean())
+    return scores
 
 
 def _baselines(
@@ -175,6 +229,8 @@ def _baselines(
         counts = np.array([len(positions) for positions in trial.relevant])
         expected = random_metrics(counts, len(trial.gallery) - (trial.exclude is not None), ks, mrr_cut)
         expected[f"mrr@{mrr_cut}"] = expected.pop("mrr")
+        if trial.related is not None:
+            expected |= _graded(trial, None, max(ks))
         baselines["random"] |= {f"{direction}/{key}": value for key, value in expected.items()}
     if context.untrained is not None:
         tables = _tables(context, context.untrained)
