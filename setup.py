@@ -64,6 +64,7 @@ setup(
             "mypy>=1.13",
             "import-linter>=2.1",
             "pre-commit>=4.0",
+            "setuptools>=70.1",
         ],
     },
     classifiers=[
