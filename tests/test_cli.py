@@ -98,7 +98,14 @@ def test_your_own_catalogue_as_the_readme_says(shop, tmp_path, capsys, source):
     ]
     given = table if source == "table" else [f"data.source.path={shop / 'photos'}"]
     places = [f"output={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}"]
-    assert main(["run", *OWN, f"data={source}", *given, *places]) == 0
+    if source == "folder":  # photos named by numbers: no word to learn from
+        assert main(["run", *OWN, f"data={source}", *given, *places]) == 2
+        assert "~stages.text ~stages.align" in capsys.readouterr().err
+        given += ["~stages.text", "~stages.align"]
+    chosen = [
+        override for override in OWN if source == "table" or (".text." not in override and ".align." not in override)
+    ]
+    assert main(["run", *chosen, f"data={source}", *given, *places]) == 0
     capsys.readouterr()
     query = (
         ["--text", "red shirt", "--filter", "brand=A"] if source == "table" else ["--image", str(shop / "photos/5.png")]
@@ -148,7 +155,8 @@ def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
 def test_bad_input_exits_2_with_a_sentence(tiny_run, capsys, arguments, message):
     code, _, err = run(capsys, *(tiny_run.path if part == "RUN" else part for part in arguments))
     assert code == 2
-    assert err.startswith("catalign: ") or "skipped" in err
+    assert any(line.startswith("catalign: ") for line in err.splitlines())
+    assert "Traceback" not in err
     assert message in err
 
 

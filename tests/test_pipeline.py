@@ -111,7 +111,7 @@ def test_a_mistake_is_found_before_training(tiny_config, tmp_path, override, mes
 
 
 def test_a_public_fallback_may_lack_a_text_column_but_a_typo_is_none(tiny_config, tmp_path):
-    columns = ["data.fallback={name: synthetic, products: 240, users: 40}", "data.source={name: parquet, path: absent}"]
+    columns = ["data.fallback={name: synthetic, products: 240, users: 40}"]
     lacking = "data.fallback_columns={id: id, image: image, text: {title: 1}, attributes: [colour]}"
     extra = [*columns, lacking, "stages.text.text={title: 1, description: 1}", "evaluation.probe.attributes=[colour]"]
     run = pipeline.start(tiny_config(tmp_path / "run", *extra))

@@ -64,7 +64,7 @@ def start(config: Config) -> Run:
     """Check the config, prepare its catalogue and open its run folder.
 
     Raises:
-        CatalignError: As :func:`validate`, or a stage or protocol names a column that the catalogue lacks.
+        CatalignError: As :func:`validate` and :func:`check_against_catalogue`.
     """
     validate(config)
     began = time.perf_counter()
@@ -75,6 +75,25 @@ def start(config: Config) -> Run:
     if seconds > 1 or "prepare" not in run.record().get("steps", {}):  # else it was cached: keep the time it took
         run.note(steps={"prepare": round(seconds, 1)})
     console.print(f"[bold]{run.path}[/]  {catalogue!r}", soft_wrap=True)
+    check_against_catalogue(run)
+    return run
+
+
+def check_against_catalogue(run: Run) -> None:
+    """Check what only the catalogue can tell: that it has what stages and protocols read.
+
+    Raises:
+        CatalignError: A stage or protocol names a column that the catalogue lacks, or reads what no product has.
+    """
+    config, catalogue = run.config, run.catalogue()
+    rows = catalogue.rows("train")
+    has = {"text": any(bool(tokens.lengths_of(rows).any()) for tokens in catalogue.tokens.values())}
+    has["image"] = bool(catalogue.has_image[rows].any())
+    without = [name for name in config.stages if not all(has.get(m, True) for m in modalities_of(config, name))]
+    if without:
+        missing = next(m for m in modalities_of(config, without[0]) if not has.get(m, True))
+        remedy = f"leave out what reads it: {' '.join(f'~stages.{name}' for name in without)}, or check data.columns"
+        raise CatalignError(f"stages.{without[0]} reads {missing}, but no training product has any", remedy)
     for name in config.stages:
         for field in fields_of(run, name) or {}:
             if field not in catalogue.fields:
@@ -83,7 +102,6 @@ def start(config: Config) -> Run:
         for attribute in component.options.get("attributes") or []:
             if attribute not in catalogue.attributes:
                 raise unknown(f"attribute in evaluation.{name}.attributes", attribute, catalogue.attributes)
-    return run
 
 
 def train(run: Run, stages: Sequence[str] | None = None) -> None:

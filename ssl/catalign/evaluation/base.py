@@ -219,7 +219,7 @@ def evaluate(context: Context, name: str, **options: Any) -> list[Result]:
     seconds = time.perf_counter() - start
     hardware, versions, git = describe_hardware(), describe_versions(), git_revision()
     config = portable(context.config) if context.config else {}
-    steps = {**_seconds_before(context.run), "evaluate": round(seconds, 1)} if context.run else {}
+    steps = {**_seconds_before(context.run), "evaluate": round(seconds, 1)}
     for result in results:
         result.seeds, result.wall_clock_s = [context.seed], round(sum(steps.values()), 1)
         result.hardware, result.versions, result.git, result.config = hardware, versions, git, config
@@ -227,8 +227,10 @@ def evaluate(context: Context, name: str, **options: Any) -> list[Result]:
     return results
 
 
-def _seconds_before(run: Run) -> dict[str, float]:
+def _seconds_before(run: Run | None) -> dict[str, float]:
     """Seconds of every step that a run's numbers rest on; a resumed stage counts all of its sessions."""
+    if run is None:
+        return {}
     record = run.record()
     stages = {name: record.get("stages", {}).get(name, {}).get("seconds", 0.0) for name in run.stages}
     return {**record.get("steps", {}), **stages}

@@ -66,6 +66,8 @@ def tfidf(documents: Sequence[str], *queries: Sequence[str]) -> tuple[csr_matrix
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    if not any(map(_words, documents)):
+        return tuple(csr_matrix((len(texts), 1), dtype=np.float32) for texts in (documents, *queries))
     vectorizer = TfidfVectorizer(
         sublinear_tf=True, dtype=np.float32, tokenizer=_words, token_pattern=None, lowercase=False
     )

@@ -14,6 +14,7 @@ from catalign.evaluation.base import TIES, Context, Result, Skipped, Vectors, da
 from catalign.evaluation.baselines import centred, random_metrics, raw_pixels, tfidf, word_orders
 from catalign.registry import register
 from catalign.retrieval.metrics import (
+    Gains,
     average_precision,
     hit,
     judge,
@@ -210,7 +211,8 @@ def _graded(trial: Trial, ranking: np.ndarray | None, k: int) -> dict[str, float
     pairs = zip(trial.relevant, trial.related, strict=True)
     grades = [np.repeat([2.0, 1.0], [len(relevant), len(related)]) for relevant, related in pairs]
     scores = {}
-    for name, gains in (("graded_ndcg", "linear"), ("graded_ndcg_exponential", "exponential")):
+    kinds: dict[str, Gains] = {"graded_ndcg": "linear", "graded_ndcg_exponential": "exponential"}
+    for name, gains in kinds.items():
         if ranking is not None:
             judged = judge(ranking, documents, grades)
         else:  # every rank of a random order gains the mean gain of the gallery
