@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CATALIGN_DATA ?=
 JOBS ?= 2
 
 .PHONY: setup quickstart test lint format bench docs-tables clean
@@ -19,7 +18,7 @@ quickstart: setup  ## the whole pipeline on the synthetic catalogue
 	$(BIN)/catalign run
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: setup  ## style, types, import directions
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers of pytest-xdist share the cores: see catalign.cli
 
 TINY = [
     "experiment=quickstart",

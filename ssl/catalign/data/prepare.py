@@ -43,7 +43,7 @@ def open_source(config: DataConfig) -> tuple[Source, ColumnsConfig]:
 def uses_fallback(config: DataConfig) -> bool:
     """Whether the fallback stands in: there is one, and neither a root nor an existing file was given."""
     path = config.source.options.get("path")
-    given = config.root is not None or (path is not None and Path(str(path)).expanduser().exists())
+    given = bool(config.root) or (path is not None and Path(str(path)).expanduser().exists())
     return config.fallback is not None and not given
 
 

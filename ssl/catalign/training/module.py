@@ -125,7 +125,7 @@ class StageModule(pl.LightningModule):
         self._validation, self._embedded = [], {}
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._record(values, step)
-        if step > 0.2 * self.loaders["train"]["steps"]:  # an encoder fresh from its initialisation always looks flat
+        if step > 0.5 * self.loaders["train"]["steps"]:  # an encoder fresh from its initialisation always looks flat
             for sentence in monitors.warnings_of(values):
                 self.print(f"warning: {sentence}")
         shown = {k.removeprefix("val/"): v for k, v in values.items() if k.endswith("/loss")}

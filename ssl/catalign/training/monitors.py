@@ -37,7 +37,7 @@ def warnings_of(values: dict[str, float]) -> list[str]:
     """Sentences about monitors that look like collapse; ``values`` holds ``monitor/<modality>/<name>`` entries."""
     found = []
     for key, value in values.items():
-        if key.endswith("feature_std") and value < 0.1:
+        if key.endswith("feature_std") and value < 0.05:
             found.append(f"{key} is {value:.3f}: the features hardly vary, the encoder may have collapsed")
         if key.endswith("rankme") and value < 4:
             found.append(f"{key} is {value:.1f}: the features span very few dimensions")
