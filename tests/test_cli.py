@@ -5,6 +5,7 @@ import time
 import pytest
 
 from catalign.cli import main
+from catalign.errors import CatalignError
 
 
 def run(capsys, *arguments):
@@ -150,6 +151,9 @@ def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
         (["bench", "kagle", "RUN"], "did you mean 'kagl'"),
         (["list", "objektives"], "did you mean 'objectives'"),
         (["run", "experiment=quickstar"], "did you mean 'quickstart'"),
+        (["run", "expermient=fashion"], "did you mean 'experiment'"),
+        (["run", "output=/dev/null/x", "data.source.products=240", "data.workers=1"], "/dev/null"),
+        (["bench", "retrieval", "RUN", "-o", "setup.py"], "is a file"),
     ],
 )
 def test_bad_input_exits_2_with_a_sentence(tiny_run, capsys, arguments, message):
@@ -167,6 +171,30 @@ def test_list_prints_summaries_and_options(capsys):
         assert f"\n{name}" in f"\n{out}"
     assert "temperature" in out
     assert "quickstart" in run(capsys, "list", "experiments")[1]
+
+
+def test_a_trainer_setting_that_every_stage_overrides_is_pointed_out(capsys):
+    code, _, err = run(capsys, "config", "experiment=fashion", "trainer.lr=1")
+    assert code == 0
+    assert "changes nothing; use stages.text.trainer.lr" in err
+    assert not run(capsys, "config", "experiment=fashion", "trainer.clip=2")[2]
+
+
+def test_one_failing_run_of_a_sweep_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def experiment(config):
+        ran.append(config.seed)
+        if config.seed == 1:
+            raise CatalignError("seed 1 is broken")
+
+    monkeypatch.setattr("catalign.pipeline.run_experiment", experiment)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["catalign"])
+    code, _, err = run(capsys, "run", "-m", "seed=1,2")
+    assert code == 2
+    assert ran == [1, 2]
+    assert "seed 1 is broken" in err
 
 
 def test_config_prints_what_composes(capsys):

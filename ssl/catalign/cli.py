@@ -35,8 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CatalignError as error:
         print(f"catalign: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"catalign: {error.filename}: {error.strerror}\n  -> choose another path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("catalign: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("catalign: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
 
 
@@ -102,7 +107,15 @@ def build_parser() -> argparse.ArgumentParser:
 def _compose(overrides: Sequence[str]) -> Any:
     from catalign.config import compose
 
-    return compose(overrides)
+    config = compose(overrides)
+    for override in overrides:
+        key = override.removeprefix("trainer.").partition("=")[0]
+        stages = [name for name, stage in config.stages.items() if key in stage.trainer]
+        if override.startswith("trainer.") and stages:
+            others = "" if len(stages) < len(config.stages) else ", so this changes nothing"
+            note = f"note: {', '.join(stages)} set their own {key}{others}; use stages.{stages[0]}.trainer.{key}=…"
+            print(f"catalign: {note}", file=sys.stderr)
+    return config
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -130,14 +143,18 @@ def _sweep(overrides: Sequence[str]) -> None:
     validate(_compose(first))  # Hydra reports mistakes with a traceback; find them before it starts
     sys.argv = ["catalign run", "-m", *map(permissive, overrides)]
 
+    failed: list[CatalignError] = []
+
     def job(composed: Any) -> None:
         try:
             run_experiment(check(composed))
-        except CatalignError as error:
+        except CatalignError as error:  # the other runs of the sweep go on
             print(f"catalign: {error}", file=sys.stderr)
-            sys.exit(2)  # Hydra would show an exception with its traceback
+            failed.append(error)
 
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)()
+    if failed:
+        raise CatalignError(f"{len(failed)} runs of the sweep failed", "see the reasons above")
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -212,6 +229,8 @@ def _bench(options: argparse.Namespace) -> None:
     from catalign.evaluation.base import Result, merge, save_results
     from catalign.pipeline import evaluate, show
 
+    if options.output and options.output.exists() and not options.output.is_dir():
+        raise CatalignError(f"--output {options.output} is a file", "name a folder: one JSON per row is written there")
     rows: dict[str, list[Result]] = {}
     for path in options.runs:
         for written in evaluate(_open(path), [options.protocol]):

@@ -241,7 +241,8 @@ def _check(schema: type[Any], values: Any, where: str) -> Any:
         path = [str(part) for part in first["loc"]]
         full = ".".join(filter(None, [where, *path]))
         if first["type"] == "extra_forbidden":
-            raise unknown(f"config key {full!r}; the part", path[-1], _known_keys(schema, path[:-1])) from None
+            known = [*_known_keys(schema, path[:-1]), *([] if path[1:] or where else ["experiment"])]
+            raise unknown(f"config key {full!r}; the part", path[-1], known) from None
         raise CatalignError(
             f"config key {full or 'root'}: {first['msg']}", f"it was {first['input']!r}"[:300]
         ) from None

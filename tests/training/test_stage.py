@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 
 import pytest
@@ -93,15 +94,21 @@ def test_a_checkpoint_never_falls_between_accumulated_batches(tiny_config, tmp_p
 
 
 class PressCtrlC(Callback):
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        raise KeyboardInterrupt
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_is_passed_on_and_still_works_afterwards(tiny_config, tmp_path):
+def test_ctrl_c_finishes_the_step_and_the_stage_goes_on_bit_for_bit(tiny_config, tmp_path):
     before = signal.getsignal(signal.SIGINT)
+    run = start(tiny_config(tmp_path / "run"))
     with pytest.raises(KeyboardInterrupt):
-        run_stage(start(tiny_config(tmp_path / "run")), "text", progress=False, callbacks=[PressCtrlC()])
+        run_stage(run, "text", progress=False, callbacks=[PressCtrlC()])
     assert signal.getsignal(signal.SIGINT) == before
+    assert (run.stage_path("text") / CHECKPOINT).is_file()
+    resumed = load_file(run_stage(run, "text", progress=False) / WEIGHTS)
+    whole = load_file(run_stage(start(tiny_config(tmp_path / "whole")), "text", progress=False) / WEIGHTS)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_a_loss_that_is_not_finite_ends_in_a_sentence(tiny_config, tmp_path, monkeypatch):

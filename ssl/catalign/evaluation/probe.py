@@ -151,7 +151,8 @@ def _tasks(context: Context, attributes: list[str] | None, min_count: int, max_t
         if len(kept) < 2:
             if attributes is not None:
                 raise CatalignError(
-                    f"attribute {attribute!r} has {len(kept)} classes with {min_count} train products or more"
+                    f"attribute {attribute!r} has {len(kept)} classes with {min_count} train products or more",
+                    "set evaluation.probe.min_count or evaluation.probe.attributes",
                 )
             continue
         known = {split: r[np.isin(values[r], kept)] for split, r in rows.items()}

@@ -159,5 +159,6 @@ def _average(batches: list[dict[str, float]]) -> dict[str, float]:
         share = f"{key.rpartition('/')[0]}/share"
         weights = [1.0 if key == share else batch.get(share, 1.0) for batch in batches]
         total = sum(weight * batch[key] for weight, batch in zip(weights, batches) if weight > 0)
-        means[key] = total / sum(weights) if sum(weights) > 0 else float("nan")
+        if sum(weights) > 0:
+            means[key] = total / sum(weights)
     return means

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
+from catalign.artifacts import digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Config, check
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError, unknown
@@ -90,9 +90,10 @@ class Run:
         """Digest of the last finished stage: its inputs and the checksums of what it holds.
 
         Raises:
-            CatalignError: No stage is finished.
+            CatalignError: No stage is finished, or its files are missing or altered.
         """
-        return digest(read_json(self._finished()[-1][1] / MANIFEST))
+        name, folder = self._finished()[-1]
+        return digest(unseal(folder, f"stage {name!r}", _retrain(folder)))
 
     def _finished(self) -> list[tuple[str, Path]]:
         finished = list(self.stages.items())
@@ -113,7 +114,7 @@ class Run:
         if stage is not None and stage not in finished:
             raise unknown("finished stage", stage, finished)
         stage = stage or list(finished)[-1]
-        unseal(finished[stage], f"stage {stage!r}", f"delete {finished[stage]} and run again to train it anew")
+        unseal(finished[stage], f"stage {stage!r}", _retrain(finished[stage]))
         model = build_model(self.config, stage, self.catalogue())
         model.load(finished[stage] / WEIGHTS)
         return model.eval()
@@ -130,3 +131,7 @@ class Run:
             state = "not trained" if name not in self.stages else f"trained in {seconds or 0:.0f} s"
             lines.append(f"  {name}: {' + '.join(self.config.stages[name].objectives)}, {state}")
         return "\n".join(lines)
+
+
+def _retrain(folder: Path) -> str:
+    return f"delete {folder} and run again to train it anew"

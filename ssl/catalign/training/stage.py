@@ -9,6 +9,7 @@ import math
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,27 @@ class StepCheckpoint(ModelCheckpoint):
         """Save if it is time."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class StopAtStep(Callback):
+    """Ctrl-C ends training after the step in hand, with a checkpoint; a second one ends it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.asked = path, False
+
+    def __call__(self, *signal_and_frame: Any) -> None:
+        """Handle SIGINT."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop if that was asked for and no gradients are half accumulated."""
+        if self.asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(str(self.path))
+            raise KeyboardInterrupt
 
 
 class HistoryWriter(Callback):
@@ -141,9 +163,11 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
     _start_from_parents(run, name, model)
     features = _lock(run, name, model, settings)
     module = StageModule(model, settings, catalogue, _loaders(run, name, model, settings, features), run.config.seed)
-    trainer = _trainer(folder, settings, module, progress, callbacks)
+    stop = StopAtStep(folder / CHECKPOINT)
+    trainer = _trainer(folder, settings, module, progress, [*callbacks, stop])
     last, steps = folder / CHECKPOINT, module.loaders["train"]["steps"]
     handler = signal.getsignal(signal.SIGINT)
+    in_charge = threading.current_thread() is threading.main_thread()  # only it may handle signals
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*|.*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*|.*exists and is not empty.*|.*GPU available but not used.*")
@@ -151,6 +175,8 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
         try:
             if not last.is_file():
                 trainer.validate(module, verbose=False)  # the row before step 0: what the stage starts from
+            if in_charge:
+                signal.signal(signal.SIGINT, stop)
             trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
             if trainer.global_rank > 0:
                 sys.exit(0)  # the other ranks were started for this stage; the first one goes on alone
@@ -159,10 +185,12 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
             ):
                 trainer.validate(module, verbose=False)
         except SystemExit as error:
-            if error.code == 1:  # Lightning's answer to Ctrl-C, which it leaves disabled
-                signal.signal(signal.SIGINT, handler)
+            if error.code == 1:  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from None
             raise
+        finally:
+            if in_charge:
+                signal.signal(signal.SIGINT, handler)  # Lightning leaves it disabled
     return module
 
 
