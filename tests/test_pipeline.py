@@ -69,7 +69,7 @@ def test_other_weights_are_embedded_again_and_never_measured_against_old_embeddi
 def test_every_fusion_can_be_indexed_measured_and_searched(copied, fusion):
     extra = ["fusion.steps=3"] if fusion == "gated" else []
     run = copied(f"fusion={fusion}", *extra)
-    pipeline.fuse(run)
+    pipeline.fuse(run, EmbeddingStore.open(run.path / "embeddings"))
     with pytest.raises(CatalignError, match="catalign index"):  # its index is still that of the weighted fusion
         Retriever.from_run(run)
     pipeline.build_index(run)

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from catalign import registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
-from catalign.config import Config
+from catalign.config import Component, Config
 from catalign.data.catalogue import Catalogue
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
@@ -25,7 +24,7 @@ from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
 from catalign.retrieval import parts
 from catalign.retrieval.index import Index
-from catalign.training.model import check_stage, modalities_of
+from catalign.training.model import Model, check_stage, modalities_of
 from catalign.training.run import Run
 from catalign.training.stage import fields_of, run_stage
 
@@ -120,23 +119,21 @@ def single_modality_stages(config: Config) -> list[str]:
 
 def embed(run: Run) -> EmbeddingStore:
     """Write the embedding store of the whole catalogue, and that of the same model before any training."""
-    catalogue = run.catalogue()
     inputs = _embedding_inputs(run)
-
-    def trained(folder: Path, inputs: str) -> None:
-        Embedder.from_run(run).catalogue(catalogue, folder, inputs=inputs)
-
-    def untrained(folder: Path, inputs: str) -> None:
-        Embedder.from_run(run, run.untrained()).catalogue(catalogue, folder, inputs=inputs)
-
-    _make(run, "embed", run.path / "embeddings", inputs, trained)
-    _make(run, "embed the untrained baseline", run.path / "untrained", inputs, untrained)
+    for what, name, model in (
+        ("embed", "embeddings", run.model),
+        ("embed the untrained baseline", "untrained", run.untrained),
+    ):
+        _make(run, what, run.path / name, inputs, partial(_embed_with, run, model))
     return EmbeddingStore.open(run.path / "embeddings")
 
 
-def fuse(run: Run) -> Fusion:
-    """Fit the run's fusion on training products, once."""
-    store = EmbeddingStore.open(run.path / "embeddings")
+def _embed_with(run: Run, model: Callable[[], Model], folder: Path, inputs: str) -> None:
+    Embedder.from_run(run, model()).catalogue(run.catalogue(), folder, inputs=inputs)
+
+
+def fuse(run: Run, store: EmbeddingStore) -> Fusion:
+    """Fit the run's fusion on the training products of its embeddings, once."""
     component, catalogue = run.config.fusion, run.catalogue()
 
     def fit(folder: Path, inputs: str) -> None:
@@ -157,7 +154,8 @@ def fuse(run: Run) -> Fusion:
 
 def build_index(run: Run) -> Index:
     """Index the fused vectors of every product and measure the index against exact search."""
-    fusion, store, settings = fuse(run), EmbeddingStore.open(run.path / "embeddings"), run.config.index
+    store, settings = EmbeddingStore.open(run.path / "embeddings"), run.config.index
+    fusion = fuse(run, store)
 
     def build(folder: Path, inputs: str) -> None:
         vectors, known = fuse_store(fusion, store)
@@ -181,12 +179,12 @@ def context_of(run: Run) -> Context:
     if read_json(folder / MANIFEST).get("inputs") != _embedding_inputs(run):
         problem = f"{folder} was made by other weights, or from another catalogue, than the run has now"
         raise CatalignError(problem, f"make it again: catalign embed {run.path}")
-    untrained = run.path / "untrained"
+    store, untrained = EmbeddingStore.open(folder), run.path / "untrained"
     return Context(
         catalogue=run.catalogue(),
-        store=EmbeddingStore.open(run.path / "embeddings"),
+        store=store,
         untrained=EmbeddingStore.open(untrained) if is_sealed(untrained) else None,
-        fusion=fuse(run),
+        fusion=fuse(run, store),
         embedder=Embedder.from_run(run),
         run=run,
         seed=run.config.seed,
@@ -205,14 +203,13 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
     failed: list[CatalignError] = []
     context = context_of(run)
     for name in run.config.evaluation if protocols is None else protocols:
-        component = run.config.evaluation.get(name)
-        if component is None and name not in registry.names("protocol"):
-            raise unknown("protocol", name, {*run.config.evaluation, *registry.names("protocol")})
+        known = {*run.config.evaluation, *registry.names("protocol")}
+        if name not in known:
+            raise unknown("protocol", name, known)
+        component = run.config.evaluation.get(name) or Component(name=name)
         began = time.perf_counter()
         try:
-            results = evaluate_protocol(
-                context, component.name if component else name, **(component.options if component else {})
-            )
+            results = evaluate_protocol(context, component.name, **component.options)
         except Skipped as reason:
             console.print(f"[yellow]skipped[/] {name}: {reason}")
             continue
@@ -256,16 +253,12 @@ def _make(run: Run, what: str, folder: Path, inputs: str, make: Callable[[Path, 
     if is_sealed(folder) and read_json(folder / MANIFEST).get("inputs") == inputs:
         unseal(folder, what, f"delete {folder} and run again")
         console.print(f"[dim]same[/] {what}")
-    else:
-        _timed(run, what, folder.name, partial(make, folder, inputs))
-
-
-def _timed(run: Run, what: str, key: str, work: Callable[[], Any]) -> None:
+        return
     began = time.perf_counter()
-    work()
+    make(folder, inputs)
     seconds = time.perf_counter() - began
     console.print(f"[green]done[/] {what} in {seconds:.0f} s")
-    run.note(steps={key: round(seconds, 1)})
+    run.note(steps={folder.name: round(seconds, 1)})
 
 
 def quiet_libraries() -> None:

@@ -18,10 +18,9 @@ from lightly.utils import dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from catalign.data.batches import Batch
 from catalign.encoders.base import Encoded, Encoder
 from catalign.errors import unknown
-
-Batch = dict[str, Tensor]
 
 
 class Objective(nn.Module):

@@ -149,7 +149,7 @@ def _make_way(folder: Path, inputs: str) -> None:
     before = read_json(folder / "inputs.json")
     if before == inputs:
         return
-    aside, again = (folder.with_name(f"{folder.name}.{digest}") for digest in (before, inputs))
+    aside, again = (folder.with_name(f"{folder.name}.{made_from}") for made_from in (before, inputs))
     shutil.rmtree(aside, ignore_errors=True)  # an unfinished attempt of the same inputs
     folder.rename(aside)
     if again.is_dir():
@@ -180,9 +180,7 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
             trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
             if trainer.global_rank > 0:
                 sys.exit(0)  # the other ranks were started for this stage; the first one goes on alone
-            if module.history[-1]["step"] < steps or not any(
-                k.startswith("val/") for k in module.history[-1]["values"]
-            ):
+            if module.history[-1]["step"] < steps:  # only a validation is recorded at the last step itself
                 trainer.validate(module, verbose=False)
         except SystemExit as error:
             if error.code == 1:  # Lightning's answer to Ctrl-C

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from catalign.embeddings.fusion.base import Fusion
+from catalign.objectives.contrastive import infonce
 from catalign.registry import register
 
 _HELD_OUT = 0.1  # share of the products on which the best step is chosen
@@ -128,9 +129,9 @@ class Gated(Fusion):
 
     def _loss(self, one: Tensor, other: Tensor, groups: Tensor) -> Tensor:
         logits = one @ other.T / self.options["temperature"]
-        same = (groups[:, None] == groups).float()
-        targets = same / same.sum(1, keepdim=True)
-        return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
+        same, valid = groups[:, None] == groups, torch.ones_like(groups, dtype=torch.bool)
+        match = same, torch.ones_like(same)
+        return (infonce(logits, match, valid) + infonce(logits.T, match, valid)) / 2
 
     @torch.no_grad()
     def _held_out_loss(self, values: Tensor, mask: Tensor, groups: Tensor, rows: Tensor) -> float:
