@@ -46,6 +46,9 @@ class ColumnsConfig(Schema):
     image: str | None = "image"
     text: dict[str, float] = Field(default={"title": 1.0}, description="text columns and their sampling weights")
     attributes: list[str] = []
+    joined: dict[str, list[str]] = Field(
+        default={}, description="text columns made here: the values of these attributes, joined by commas"
+    )
     group: str | None = None
     split: str | None = None
     rename: dict[str, str] = Field(default={}, description="source column -> the name used above")
@@ -56,6 +59,22 @@ class ColumnsConfig(Schema):
         if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
             raise ValueError("needs at least one text column, weights >= 0 and one of them > 0")
         return weights
+
+    @model_validator(mode="after")
+    def _joinable(self) -> ColumnsConfig:
+        for name, parts in self.joined.items():
+            if unlisted := [part for part in parts if part not in self.attributes]:
+                raise ValueError(f"joined.{name} names {unlisted[0]!r}, which is not among attributes")
+            if name not in self.text:
+                raise ValueError(f"joined.{name} has no weight in text; give it one, 0 where only some stages read it")
+            if name == next(iter(self.text)):
+                raise ValueError(f"the primary text column {name!r} cannot be a joined one")
+        return self
+
+    @property
+    def read(self) -> list[str]:
+        """The text columns that the source itself has."""
+        return [name for name in self.text if name not in self.joined]
 
 
 class SplitConfig(Schema):
@@ -129,7 +148,13 @@ class StageConfig(Schema):
     )
     locked: list[str] = Field(default=[], description="encoders that do not learn; their features are cached")
     text: dict[str, float] | None = Field(default=None, description="sampling weights of text columns, if other")
+    second_text: dict[str, float] | None = Field(
+        default=None, description="sampling weights of text columns for a second text of each product (contrastive)"
+    )
     split: list[str] = ["train"]
+    share: float = Field(
+        default=1.0, gt=0, le=1, description="share of those products: whole groups, the same ones for every seed"
+    )
     trainer: dict[str, Any] = {}
 
 
@@ -151,7 +176,11 @@ class Config(Schema):
     encoder: dict[str, Component]
     stages: dict[str, StageConfig] = Field(min_length=1)
     trainer: TrainerConfig = TrainerConfig()
+    reuse: list[str] = Field(
+        default=[], description="run folders whose finished stages, if made of the same, are copied and not trained again"
+    )
     fusion: Component
+    untrained: bool = Field(default=True, description="also embed with the untrained model, a baseline of protocols")
     index: IndexConfig = IndexConfig()
     evaluation: dict[str, Component] = {}
 

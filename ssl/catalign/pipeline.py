@@ -94,9 +94,10 @@ def check_against_catalogue(run: Run) -> None:
         remedy = f"leave out what reads it: {' '.join(f'~stages.{name}' for name in without)}, or check data.columns"
         raise CatalignError(f"stages.{without[0]} reads {missing}, but no training product has any", remedy)
     for name in config.stages:
-        for field in fields_of(run, name) or {}:
-            if field not in catalogue.fields:
-                raise unknown(f"text column in stages.{name}.text", field, catalogue.fields)
+        for key in ("text", "second_text"):
+            for field in fields_of(run, name, key) or {}:
+                if field not in catalogue.fields:
+                    raise unknown(f"text column in stages.{name}.{key}", field, catalogue.fields)
     for name, component in config.evaluation.items():
         for attribute in component.options.get("attributes") or []:
             if attribute not in catalogue.attributes:
@@ -120,11 +121,10 @@ def single_modality_stages(config: Config) -> list[str]:
 def embed(run: Run) -> EmbeddingStore:
     """Write the embedding store of the whole catalogue, and that of the same model before any training."""
     inputs = _embedding_inputs(run)
-    for what, name, model in (
-        ("embed", "embeddings", run.model),
-        ("embed the untrained baseline", "untrained", run.untrained),
-    ):
-        _make(run, what, run.path / name, inputs, partial(_embed_with, run, model))
+    _make(run, "embed", run.path / "embeddings", inputs, partial(_embed_with, run, run.model))
+    if run.config.untrained:
+        untrained = partial(_embed_with, run, run.untrained)
+        _make(run, "embed the untrained baseline", run.path / "untrained", inputs, untrained)
     return EmbeddingStore.open(run.path / "embeddings")
 
 
@@ -183,7 +183,7 @@ def context_of(run: Run) -> Context:
     return Context(
         catalogue=run.catalogue(),
         store=store,
-        untrained=EmbeddingStore.open(untrained) if is_sealed(untrained) else None,
+        untrained=EmbeddingStore.open(untrained) if run.config.untrained and is_sealed(untrained) else None,
         fusion=fuse(run, store),
         embedder=Embedder.from_run(run),
         run=run,

@@ -44,6 +44,16 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_a_second_text_comes_from_its_own_fields(catalogue):
+    plain, both = loader(catalogue), loader(catalogue, second_fields={"description": 1})
+    for first, second in zip(plain, both, strict=True):
+        assert same(first, {key: second[key] for key in first}), "the first text is what it was"
+        expected = gather(catalogue, second["index"].numpy(), ["text"], np.ones(4, dtype=int))
+        assert all(torch.equal(second[f"second_{key}"], expected[key]) for key in ("tokens", "token_mask"))
+        assert torch.equal(second["has_second"], expected["has_text"])
+    assert "second_tokens" not in next(iter(loader(catalogue, modalities=("image",), second_fields={"title": 1})))
+
+
 def test_gather_reads_what_is_there(catalogue):
     rows, fields = np.array([7, 5, 2, 6, 7]), np.array([0, 1, 1, 1, 1])
     batch = gather(catalogue, rows, ("image", "text"), fields)

@@ -88,6 +88,10 @@ def test_rows_and_row(shop: Catalogue) -> None:
     assert shop.rows("val").tolist() == list(range(80, 100))
     assert len(shop.rows("train", "val")) == 100
     assert len(shop.rows()) == COUNT
+    quarter, half = (set(shop.rows("train", share=share).tolist()) for share in (0.25, 0.5))
+    assert quarter < half < set(shop.rows("train").tolist())
+    kept = {*shop.groups[list(quarter)]}
+    assert quarter == {row for row in shop.rows("train").tolist() if shop.groups[row] in kept}, "whole groups"
     assert shop.row("1042") == 42
     with pytest.raises(CatalignError, match=r"no product '10042'\n.*did you mean '1042'"):
         shop.row("10042")

@@ -256,3 +256,28 @@ def test_the_fallback_stands_in_for_an_absent_copy(tmp_path: Path) -> None:
     assert Catalogue.load(shop, progress=False).text("title")[0] == "red shoe number 0"
     with pytest.raises(CatalignError, match=r"absent.parquet does not exist.*\n.*CATALIGN_DATA"):
         Catalogue.load(shop.model_copy(update={"root": str(tmp_path)}), progress=False)
+
+
+def test_joined_columns_say_what_the_attributes_say(tmp_path: Path) -> None:
+    table = {**products(), "colour": [COLOURS[n % 4] if n else None for n in range(40)], "year": [2011.0] * 40}
+    columns = {
+        "text": {"title": 1.0, "facts": 0.0},
+        "attributes": ["colour", "year"],
+        "joined": {"facts": ["year", "colour"]},
+    }
+    catalogue = Catalogue.load(config(tmp_path, table, columns=ColumnsConfig(**columns)), progress=False)
+    assert catalogue.text("facts")[:3] == ["2011", "2011, blue", "2011, green"]
+    assert catalogue.vocabulary.decode(catalogue.tokens["facts"].pad(np.array([1]))[0][0]) == "2011, blue"
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ({"text": {"title": 1, "facts": 0}, "joined": {"facts": ["colour"]}}, "colour.*not among attributes"),
+        ({"text": {"title": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "no weight in text"),
+        ({"text": {"facts": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "primary"),
+    ],
+)
+def test_joined_columns_that_make_no_sense(columns: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ColumnsConfig(**columns)

@@ -39,7 +39,7 @@ class ToyCatalogue:
     def text(self, name: str) -> list[str]:
         return self.titles
 
-    def rows(self, *splits: str) -> np.ndarray:
+    def rows(self, *splits: str, share: float = 1.0) -> np.ndarray:
         return np.flatnonzero(np.isin(self.splits, splits))
 
 

@@ -13,7 +13,8 @@ from catalign.artifacts import read_json
 from catalign.config import config_folder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Skipped
-from catalign.evaluation.kagl import QRELS, WORDS, _protocol, kagl, read_qrels
+from catalign.evaluation.kagl import QRELS, WORDS, _protocol, kagl, published_searches, read_qrels
+from catalign.retrieval.metrics import judge, ranked, recall
 
 
 def write(path: Path, rows: list[tuple[str, str, int | str, int]], columns=("task", "query", "id", "relevance")) -> str:
@@ -159,7 +160,7 @@ def test_a_file_without_its_columns(tmp_path):
 
 def test_the_file_is_found_under_the_data_root(tmp_path, catalogue, context, words):
     write(tmp_path / QRELS, [("text-to-image", "a", "p0", 1)])
-    stage = SimpleNamespace(split=["train"])
+    stage = SimpleNamespace(split=["train"], share=1.0)
     config = SimpleNamespace(name="x", data=SimpleNamespace(root=str(tmp_path)), stages={"align": stage})
     run = SimpleNamespace(config=config)
     eye = {"image": np.eye(2), "text": np.eye(2)}
@@ -167,6 +168,23 @@ def test_the_file_is_found_under_the_data_root(tmp_path, catalogue, context, wor
     result = kagl(found)[0]
     assert result.metrics["text-to-image/recall@1"] == [1.0]
     assert result.details["training"] == "KAGL train split (1 products)"
+
+
+def test_published_searches_are_what_is_measured(tmp_path, catalogue, context, words, unit_rows):
+    rng = np.random.default_rng(0)
+    image, text = (unit_rows(rng.normal(size=(60, 8))) for _ in range(2))
+    rows = [("text-to-image", f"t{i}", f"p{i}", 1) for i in range(40)]
+    rows += [("color-to-product", f"c{i % 3}", f"p{i}", 1) for i in range(50)]
+    queries = {query: unit_rows(rng.normal(size=(1, 8)))[0] for _, query, _, _ in rows}
+    found = context(catalogue(["a"] * 60), {"image": image, "text": text}, embedder=words(queries))
+    path = write(tmp_path / "q.parquet", rows)
+    (published,) = kagl(found, qrels=path, documents=["published"])
+    for search in published_searches(found, path):
+        judged = judge(search.rows[ranked(search.queries, search.documents, 10)[0]], search.task.relevant)
+        expected = published.metrics[f"{search.task.name}/recall@10"]
+        assert [recall(judged, search.task.relevant, 10).mean()] == expected
+    with pytest.raises(Skipped, match=r"data\.root is not set"):
+        published_searches(found)
 
 
 @pytest.mark.skipif("CATALIGN_DATA" not in os.environ, reason="needs CATALIGN_DATA")

@@ -133,3 +133,41 @@ def test_all_pairs_of_three_modalities(encoders, encoders_of, batch):
 def test_one_modality_is_refused(encoders):
     with pytest.raises(CatalignError, match="two or more"):
         contrastive(encoders, modalities=("text",))
+
+
+def test_random_runs_are_runs_of_the_text(seeded):
+    tokens = torch.tensor([[2, 10, 11, 12, 13, 3, 0], [2, 20, 3, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0, 0]])
+    seen, generator = set(), seeded()
+    for _ in range(200):
+        cut, mask = C.random_run(tokens, tokens != 0, 3, generator)
+        texts = [row[kept].tolist() for row, kept in zip(cut, mask)]
+        assert all(text[0] == 2 and text[-1] == 3 for text in texts)
+        assert texts[1:] == [[2, 20, 3], [2, 3]], "nothing to cut"
+        seen.add(tuple(texts[0][1:-1]))
+    runs = {tuple(range(a, b)) for a in range(10, 14) for b in range(a + 1, min(a + 4, 15)) if b <= 14}
+    assert seen == runs
+
+
+def test_second_text_is_scored_as_the_text_is(encoders, batch, seeded):
+    objective = contrastive(encoders, second_weight=0.5).eval()
+    plain = objective(Forward(encoders.eval(), batch), batch)
+    second = {**batch, "second_tokens": batch["tokens"], "second_token_mask": batch["token_mask"]}
+    second["has_second"] = batch["has_text"]
+    same = objective(Forward(encoders, second), second)
+    torch.testing.assert_close(same["loss"], plain["loss"])
+    assert same["second_accuracy"] == plain["accuracy"]
+    second["second_tokens"] = batch["tokens"].roll(1, 0)
+    second["second_token_mask"] = batch["token_mask"].roll(1, 0)
+    swapped = {**batch, "tokens": second["second_tokens"], "token_mask": second["second_token_mask"]}
+    other = objective(Forward(encoders, swapped), swapped)["loss"]
+    mixed = objective(Forward(encoders, second), second)["loss"]
+    torch.testing.assert_close(mixed, (plain["loss"] + 0.5 * other) / 1.5)
+    second["has_second"] = torch.zeros(8, dtype=torch.bool)
+    torch.testing.assert_close(objective(Forward(encoders, second), second)["loss"], plain["loss"] / 1.5)
+
+
+def test_small_training_images_are_for_convolutions(encoders, encoders_of, batch, seeded):
+    small = contrastive(encoders_of("conv"), size=(16, 12)).prepare(batch, seeded())
+    assert small["image"].shape[-2:] == (16, 12)
+    with pytest.raises(CatalignError, match="own size"):
+        contrastive(encoders, size=(16, 12))

@@ -57,6 +57,15 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tiny_config, tmp_path, stage, extra
     assert curves[0] == curves[1]
 
 
+def test_a_stage_is_copied_from_a_run_that_made_the_same(tiny_config, tmp_path):
+    first = run_stage(start(tiny_config(tmp_path / "first")), "text", progress=False)
+    reuse = f"reuse=[{tmp_path}/absent,{tmp_path}/first]"
+    second = run_stage(start(tiny_config(tmp_path / "second", reuse)), "text", progress=False)
+    assert (second / "manifest.json").read_text() == (first / "manifest.json").read_text()
+    other = run_stage(start(tiny_config(tmp_path / "other", reuse, "seed=1")), "text", progress=False)
+    assert (other / "manifest.json").read_text() != (first / "manifest.json").read_text(), "made of something else"
+
+
 def test_another_seed_gives_other_weights(tiny_config, tmp_path):
     one = run_stage(start(tiny_config(tmp_path / "one")), "text", progress=False)
     two = run_stage(start(tiny_config(tmp_path / "two", "seed=1")), "text", progress=False)
@@ -145,6 +154,25 @@ def test_alignment_starts_from_the_pretrained_encoders(tiny_run):
     assert torch.equal(model.state_dict()[name], text[name])
 
 
+def test_a_stage_that_goes_on_starts_from_the_objective_too(tiny_config, tmp_path):
+    align = "{name: contrastive, drop_tokens: 0.1}"
+    more = ["stages.more={init: [align], second_text: {description: 1}, objectives: {contrastive: " + align + "}}"]
+    few = [
+        "stages.align.init=[]",
+        "stages.align.trainer={max_steps: 2}",
+        "stages.more.trainer={max_steps: 2, lr: 1e-12}",
+    ]
+    run = start(tiny_config(tmp_path / "run", *more, *few))
+    for stage in ("align", "more"):
+        folder = run_stage(run, stage, progress=False)
+    before, after = (load_file(run.stage_path(stage) / WEIGHTS) for stage in ("align", "more"))
+    heads = [name for name in after if name.startswith("objectives.")]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
+    assert any("second_accuracy" in key for key in json.loads((folder / "metrics.json").read_text())[-1]["values"])
+
+
 def test_a_locked_encoder_keeps_its_weights_while_the_other_learns(tiny_config, tmp_path):
     run = start(tiny_config(tmp_path / "run", "stages.align.locked=[image]", "stages.align.init=[]"))
     before = build_model(run.config, "align", run.catalogue()).state_dict()
@@ -159,6 +187,13 @@ def test_locking_text_with_two_columns_says_what_to_do(tiny_config, tmp_path):
     config = config.model_copy(update={"stages": {"align": config.stages["align"].model_copy(update={"init": []})}})
     with pytest.raises(CatalignError, match=r"stages.align.text=\{title: 1\}"):
         run_stage(start(config), "align", progress=False)
+
+
+def test_locking_text_leaves_no_second_text(tiny_config, tmp_path):
+    second = "stages.align.second_text={description: 1}"
+    run = start(tiny_config(tmp_path, "stages.align.locked=[text]", "stages.align.init=[]", second))
+    with pytest.raises(CatalignError, match="second_text=null"):
+        run_stage(run, "align", progress=False)
 
 
 def test_an_altered_checkpoint_is_refused_by_name(tiny_config, tmp_path):

@@ -175,8 +175,12 @@ class Catalogue:
         """The rows left out, with their reasons."""
         return quarantine.read(self.path / quarantine.REPORT)
 
-    def rows(self, *names: str) -> np.ndarray:
+    def rows(self, *names: str, share: float = 1.0) -> np.ndarray:
         """Row numbers of some splits, all rows without a name.
+
+        Args:
+            names: The splits.
+            share: Share of their groups, drawn once and for all: a smaller share lies within a larger one.
 
         Raises:
             CatalignError: A split does not exist or they are all empty.
@@ -191,7 +195,10 @@ class Catalogue:
                 f"split {' + '.join(names)} of catalogue {self.name!r} is empty (there are: {known})",
                 "name another split, or draw one with data.split.val=0.05 data.split.test=0.1 data.columns.split=null",
             )
-        return rows
+        if share == 1:
+            return rows
+        lots = np.random.default_rng(0).random(int(self.groups.max()) + 1)
+        return rows[lots[self.groups[rows]] < share]
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

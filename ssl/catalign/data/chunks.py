@@ -129,10 +129,12 @@ def process(number: int, first: int, chunk: Chunk, plan: Plan) -> int:
 
 def _row(cells: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], np.ndarray | None]:
     columns = plan.columns
-    row: dict[str, Any] = {f"text:{field}": _text(cells[field], field) for field in columns.text}
+    row: dict[str, Any] = {f"text:{field}": _text(cells[field], field) for field in columns.read}
     for name in columns.attributes:
         value = scalar(cells[name], name)
         row[f"attribute:{name}"] = "" if value in MISSING else value
+    for field, parts in columns.joined.items():
+        row[f"text:{field}"] = ", ".join(filter(None, (clean(row[f"attribute:{part}"]) for part in parts)))
     row["group"] = (scalar(cells[columns.group], columns.group) or None) if columns.group else None
     row["split"] = scalar(cells[columns.split], columns.split) if columns.split else ""
     photo = None
@@ -141,7 +143,7 @@ def _row(cells: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], np.ndarray 
             photo = images.load(cells[columns.image], plan.image_size, plan.images)
         except images.BadImageError as error:
             raise _BadCellError(columns.image, str(error)) from None
-    if photo is None and not any(row[f"text:{field}"] for field in columns.text):
+    if photo is None and not any(row[f"text:{field}"] for field in columns.read):
         raise _BadCellError(next(iter(columns.text)), "missing text: neither a text nor an image")
     return row, photo
 

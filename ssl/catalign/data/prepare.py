@@ -67,7 +67,7 @@ def check_columns(there: Iterable[str], columns: ColumnsConfig) -> None:
     for key, column in mapped.items():
         if column is not None and column not in renamed:
             raise _missing(f"data.columns.{key}", column, renamed, f", or data.columns.{key}=null for none")
-    for key, some in (("text", columns.text), ("attributes", columns.attributes)):
+    for key, some in (("text", columns.read), ("attributes", columns.attributes)):
         for column in some:
             if column not in renamed:
                 raise _missing(f"data.columns.{key}", column, renamed)
@@ -144,7 +144,7 @@ def decode(source: Source, plan: Plan, config: DataConfig, progress: bool) -> li
 
 def _renamed(source: Source, columns: ColumnsConfig) -> Iterator[Chunk]:
     back = {new: old for old, new in columns.rename.items()}
-    used = [columns.id, columns.image, *columns.text, *columns.attributes, columns.group, columns.split]
+    used = [columns.id, columns.image, *columns.read, *columns.attributes, columns.group, columns.split]
     wanted = list(dict.fromkeys(back.get(column, column) for column in used if column is not None))
     for chunk in source.chunks(CHUNK_ROWS, wanted):
         yield {columns.rename.get(column, column): values for column, values in chunk.items()}

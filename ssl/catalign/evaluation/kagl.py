@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,6 +43,26 @@ class Task:
     relevant: list[np.ndarray]
 
 
+class Search(NamedTuple):
+    """A task as vectors, ready to rank.
+
+    Attributes:
+        task: The task.
+        queries: (Q, D) vectors.
+        documents: (G, D) vectors, in catalogue order.
+        rows: (G,) catalogue rows of the documents, ascending.
+    """
+
+    task: Task
+    queries: np.ndarray
+    documents: np.ndarray
+    rows: np.ndarray
+
+
+Embedded = tuple[EmbeddingStore, TextEmbedder]
+"""Products as vectors, and what embeds queries among them."""
+
+
 @register("protocol", "kagl")
 def kagl(context: Context, *, qrels: str | None = None, documents: list[Documents] | None = None) -> list[Result]:
     """Text queries against the photos and products of a fashion catalogue, as Marqo published it.
@@ -77,14 +97,10 @@ def kagl(context: Context, *, qrels: str | None = None, documents: list[Document
     Raises:
         Skipped: No relevance file, no text or image embeddings, or none of its products in the catalogue.
     """
-    for name in PUBLISHED:
-        if name not in context.store.names:
-            raise Skipped(f"kagl needs {name} embeddings and this run has none", "train an alignment of text and image")
-    if context.embedder is None:
-        raise Skipped("kagl needs an embedder for its text queries")
+    model = _embedded(context)
     tasks, gallery, record = read_qrels(_path(context, qrels), context.catalogue.ids)
     kinds: Sequence[str] = documents or [kind for kind in DOCUMENTS if kind != "fused" or context.fusion is not None]
-    own = _measure((context.store, context.embedder), context, tasks, gallery, kinds)
+    own = _measure(model, context, tasks, gallery, kinds)
     beside, embedder = {}, context.untrained_text()
     if context.untrained is not None and embedder is not None:
         beside = _measure((context.untrained, embedder), context, tasks, gallery, kinds)
@@ -98,6 +114,26 @@ def kagl(context: Context, *, qrels: str | None = None, documents: list[Document
         details = {**record["details"], **_training(context)}
         results.append(Result("kagl", row, _protocol(kind, record), own[kind], baselines, details))
     return results
+
+
+def published_searches(context: Context, qrels: str | None = None) -> Iterator[Search]:
+    """What the published protocol ranks, task by task, for whoever shows rankings instead of counting them.
+
+    Raises:
+        Skipped: As :func:`kagl`.
+    """
+    model = _embedded(context)
+    tasks, gallery, _ = read_qrels(_path(context, qrels), context.catalogue.ids)
+    return (search for _, search in _searches(model, context, tasks, gallery, ["published"]))
+
+
+def _embedded(context: Context) -> Embedded:
+    for name in PUBLISHED:
+        if name not in context.store.names:
+            raise Skipped(f"kagl needs {name} embeddings and this run has none", "train an alignment of text and image")
+    if context.embedder is None:
+        raise Skipped("kagl needs an embedder for its text queries")
+    return context.store, context.embedder
 
 
 def _protocol(kind: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +155,13 @@ def _protocol(kind: str, record: dict[str, Any]) -> dict[str, Any]:
 def _training(context: Context) -> dict[str, Any]:
     if context.config is None:
         return {}
-    splits = sorted({split for stage in context.config.stages.values() for split in stage.split})
-    return {"training": f"KAGL {'+'.join(splits)} split ({len(context.catalogue.rows(*splits)):,} products)"}
+    used = {}
+    for name, stage in context.config.stages.items():
+        products = len(context.catalogue.rows(*stage.split, share=stage.share))
+        used[name] = f"{'+'.join(stage.split)} split ({products:,} products)"
+    if len(set(used.values())) == 1:
+        return {"training": f"KAGL {next(iter(used.values()))}"}
+    return {"training": "KAGL " + ", ".join(f"{name}: {products}" for name, products in used.items())}
 
 
 def _path(context: Context, qrels: str | None) -> Path:
@@ -182,13 +223,20 @@ def read_qrels(path: Path, ids: list[str]) -> tuple[list[Task], np.ndarray, dict
 
 
 def _measure(
-    model: tuple[EmbeddingStore, TextEmbedder],
-    context: Context,
-    tasks: list[Task],
-    gallery: np.ndarray,
-    kinds: Sequence[str],
+    model: Embedded, context: Context, tasks: list[Task], gallery: np.ndarray, kinds: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Metrics per kind of documents; the untrained store is always fused by the published weights."""
+    """Metrics per kind of documents."""
+    metrics: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
+    for kind, search in _searches(model, context, tasks, gallery, kinds):
+        ranking, _ = ranked(search.queries, search.documents, CUT)
+        metrics[kind] |= _scores(_key(search.task, kind), search.rows[ranking], search.task.relevant)
+    return metrics
+
+
+def _searches(
+    model: Embedded, context: Context, tasks: list[Task], gallery: np.ndarray, kinds: Sequence[str]
+) -> Iterator[tuple[str, Search]]:
+    """Every task with every kind of documents; the untrained store is always fused by the published weights."""
     store, embedder = model
     texts = sorted({query for task in tasks for query in task.queries})
     vectors = dict(zip(texts, np.asarray(embedder.text(texts)), strict=True))
@@ -197,18 +245,14 @@ def _measure(
     }
     tables["published"] = context.fused(store, own=False)
     tables["fused"] = context.fused(store) if store is context.store else tables["published"]
-    metrics: dict[str, dict[str, float]] = {}
     for kind in kinds:
-        metrics[kind] = {}
         for task in tasks:
             documents, present = tables["image" if (kind, task.name) == ("published", TITLES) else kind]
             rows = gallery[present[gallery]]
             asked = np.stack([vectors[query] for query in task.queries])
             if kind == "fused" and store is context.store:
                 asked = context.queries("text", asked)
-            ranking, _ = ranked(asked, documents[rows], CUT)
-            metrics[kind] |= _scores(_key(task, kind), rows[ranking], task.relevant)
-    return metrics
+            yield kind, Search(task, asked, documents[rows], rows)
 
 
 def _key(task: Task, kind: str) -> str:

@@ -99,20 +99,20 @@ class Forward:
 
     def __init__(self, encoders: nn.ModuleDict, batch: Mapping[str, Tensor], chunks: int = 1) -> None:
         self.encoders, self.batch, self.chunks = encoders, batch, chunks
-        self._encoded: dict[str, Encoded] = {}
+        self._encoded: dict[tuple[str, str], Encoded] = {}
 
-    def __call__(self, modality: str) -> Encoded:
-        """Features of a modality."""
-        if modality not in self._encoded:
-            self._encoded[modality] = self._encode(modality)
-        return self._encoded[modality]
+    def __call__(self, modality: str, prefix: str = "") -> Encoded:
+        """Features of a modality; ``prefix``, such as ``second_``, is how the keys of another input of its start."""
+        if (modality, prefix) not in self._encoded:
+            self._encoded[modality, prefix] = self._encode(modality, prefix)
+        return self._encoded[modality, prefix]
 
-    def _encode(self, modality: str) -> Encoded:
-        features = self.batch.get(f"{modality}_features")
+    def _encode(self, modality: str, prefix: str) -> Encoded:
+        features = self.batch.get(f"{prefix}{modality}_features")
         if features is not None:
             return Encoded(tokens=features.unsqueeze(1), pooled=features)
         encoder = cast(Encoder, self.encoders[modality])
-        inputs = {key: self.batch[key] for key in encoder.keys if key in self.batch}
+        inputs = {key: self.batch[prefix + key] for key in encoder.keys if prefix + key in self.batch}
         if self.chunks == 1:
             return encoder(inputs)
         parts = [self._encode_chunk(encoder, chunk) for chunk in split(inputs, self.chunks)]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catalign.data.batches import SECOND
 from catalign.errors import CatalignError
 from catalign.objectives.base import (
     Batch,
@@ -42,6 +43,10 @@ class Contrastive(Objective):
     and the InfoNCE target is uniform over them (Khosla et al. 2020, https://arxiv.org/abs/2004.11362). Candidates are
     gathered from all ranks. For batches larger than memory see ``trainer.gradient_chunks``.
 
+    A stage that sets ``second_text`` gives each product a second text (a description, the catalogue's own fields). In
+    training it is cut to a random run of its tokens, single words among them, so that a bare word finds products too;
+    it is scored as the text is.
+
     Args:
         encoders: Needs those of ``modalities``.
         modalities: The modalities to align, two or more.
@@ -51,14 +56,19 @@ class Contrastive(Objective):
         temperature: Where the learned temperature starts; null for the papers' .07 (infonce) or .1 (sigmoid).
         positives: ``group``: same product; ``index``: the same row alone.
         views: Augmentation of training images; null for none.
+        size: Height and width of training images; null for the encoder's own. Small images are seen faster: a stage
+            with them may be followed by a short one at full size (Touvron et al. 2019,
+            https://arxiv.org/abs/1906.06423).
         drop_tokens: Share of ordinary tokens hidden from the text encoder in training.
+        second_weight: Weight of the second text's pairs, those of the text itself having 1.
+        second_span: Tokens of the second text kept at most; how many is drawn anew for each product.
 
     Returns of ``forward``:
-        ``loss``, the mean over pairs; ``accuracy``, share of rows whose best candidate is a positive, the mean over
-        directions; ``temperature``.
+        ``loss``, the weighted mean over pairs; ``accuracy``, share of rows whose best candidate is a positive, the
+        mean over directions; ``temperature``; with a second text ``second_accuracy``.
 
     Raises:
-        CatalignError: Fewer than two modalities, or a missing encoder.
+        CatalignError: Fewer than two modalities, a missing encoder, or a size that the encoder cannot see.
     """
 
     modalities: tuple[str, ...] = ("text", "image")
@@ -75,13 +85,19 @@ class Contrastive(Objective):
         temperature: float | None = None,
         positives: Literal["group", "index"] = "group",
         views: Views | None = MILD,
+        size: tuple[int, int] | None = None,
         drop_tokens: float = 0.0,
+        second_weight: float = 0.5,
+        second_span: int = 16,
     ) -> None:
         self.modalities = tuple(modalities)
         super().__init__(encoders)
         if len(set(self.modalities)) < 2:
             raise CatalignError(f"contrastive: modalities {list(modalities)} are not two or more", "give [text, image]")
-        self.loss, self.positives, self.views, self.drop_tokens = loss, positives, views, drop_tokens
+        if size is not None and "image" in self.modalities and self.encoder("image").is_vit:
+            raise CatalignError("contrastive: a ViT sees images of its own size only", "leave contrastive.size null")
+        self.loss, self.positives, self.views, self.size = loss, positives, views, size
+        self.drop_tokens, self.second_weight, self.second_span = drop_tokens, second_weight, second_span
         self.heads = nn.ModuleDict(
             {name: projection(self.encoder(name).width, width, head) for name in self.modalities}
         )
@@ -95,9 +111,12 @@ class Contrastive(Objective):
         batch = dict(batch)
         if self.training and self.views and "image" in batch and "image" in self.modalities:
             image = self.encoder("image")
-            batch["image"] = image.normalise(augment(batch["image"], image.size, self.views, generator))
+            batch["image"] = image.normalise(augment(batch["image"], self.size or image.size, self.views, generator))
         if self.training and self.drop_tokens and "tokens" in batch and "text" in self.modalities:
             batch["token_mask"] = self._drop(batch["tokens"], batch["token_mask"], generator)
+        if self.training and SECOND_TOKENS in batch:
+            tokens, mask = batch[SECOND_TOKENS], batch[SECOND_MASK]
+            batch[SECOND_TOKENS], batch[SECOND_MASK] = random_run(tokens, mask, self.second_span, generator)
         return batch
 
     def _drop(self, tokens: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,21 +132,34 @@ class Contrastive(Objective):
             with torch.no_grad():
                 self.log_scale.clamp_(max=MAX_SCALE)
         embedded = {name: self.embed(name, encode(name).pooled) for name in self.modalities}
-        score = infonce if self.loss == "infonce" else self._sigmoid
-        losses, accuracies = [], []
-        with full_precision(batch["group"].device):
-            for first, second in combinations(self.modalities, 2):
-                valid = present(batch, first) & present(batch, second)
-                match = matches(batch[self.positives], valid)
-                cosines = embedded[first] @ gather(embedded[second]).T, embedded[second] @ gather(embedded[first]).T
-                logits = [cosine * self.log_scale.exp() for cosine in cosines]
-                losses.append(torch.stack([score(direction, match, valid) for direction in logits]).mean())
-                accuracies += [top1(direction, match, valid) for direction in logits]
-        return {
-            "loss": torch.stack(losses).mean(),
-            "accuracy": torch.stack(accuracies).mean(),
+        pairs = list(combinations(self.modalities, 2))
+        scored = [self._score(embedded, batch, pair) for pair in pairs]
+        weights = [1.0] * len(pairs)
+        if SECOND_TOKENS in batch and "text" in self.modalities:
+            embedded["second"] = self.embed("text", encode("text", SECOND).pooled)
+            seconds = [("second", other) for other in self.modalities if other != "text"]
+            scored += [self._score(embedded, batch, pair) for pair in seconds]
+            weights += [self.second_weight] * len(seconds)
+        losses, accuracies = (torch.stack(values) for values in zip(*scored))
+        outputs = {
+            "loss": losses @ losses.new_tensor(weights) / sum(weights),
+            "accuracy": accuracies[: len(pairs)].mean(),
             "temperature": (-self.log_scale.detach()).exp(),
         }
+        return outputs if len(scored) == len(pairs) else {**outputs, "second_accuracy": accuracies[len(pairs) :].mean()}
+
+    def _score(self, embedded: dict[str, Tensor], batch: Batch, pair: tuple[str, str]) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of a pair of modalities, the mean over both directions."""
+        score = infonce if self.loss == "infonce" else self._sigmoid
+        first, second = (embedded[name] for name in pair)
+        valid = present(batch, pair[0]) & present(batch, pair[1])
+        with full_precision(batch["group"].device):
+            match = matches(batch[self.positives], valid)
+            scale = self.log_scale.exp()
+            directions = [first @ gather(second).T * scale, second @ gather(first).T * scale]
+            losses = torch.stack([score(logits, match, valid) for logits in directions])
+            accuracies = torch.stack([top1(logits, match, valid) for logits in directions])
+        return losses.mean(), accuracies.mean()
 
     def _sigmoid(self, logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
         return sigmoid(logits + self.bias, match, valid)
@@ -136,6 +168,33 @@ class Contrastive(Objective):
         """(B, D) pooled -> (B, width) of length 1, at least in fp32; pooled itself where the modality has no head."""
         return unit(self.heads[modality](pooled)) if modality in self.heads else pooled
 
+
+def random_run(tokens: Tensor, mask: Tensor, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut each text to a random run of its tokens, 1 to ``longest`` of them, between its first and last ones.
+
+    Args:
+        tokens: (B, L) as [CLS] … [SEP] and padding.
+        mask: (B, L) bool, False on padding.
+        longest: Tokens kept at most, the special ones not counted.
+        generator: Source of randomness.
+
+    Returns:
+        (B, K) tokens and their mask, K being that of the longest run drawn. A text of no tokens stays as it is.
+    """
+    inner = mask.sum(1) - 2
+    draws = uniform((2, len(tokens)), generator)
+    kept = 1 + (draws[0] * inner.clamp(max=longest)).long()
+    kept = torch.minimum(kept, inner.clamp(min=0))
+    start = (draws[1] * (inner - kept + 1)).long()
+    places = torch.arange(int(kept.max()) + 2, device=tokens.device).expand(len(tokens), -1)
+    last = kept[:, None] + 1
+    source = torch.where(places == 0, 0, places + start[:, None])
+    source = torch.where(places >= last, inner[:, None] + 1, source)
+    # Beyond its end a text repeats its last token, masked: padding needs no token of its own.
+    return tokens.gather(1, source), places <= last
+
+
+SECOND_TOKENS, SECOND_MASK = f"{SECOND}tokens", f"{SECOND}token_mask"
 
 Matches = tuple[Tensor, Tensor]
 """(B, W) bool positives and (B, W) bool candidates of this rank's rows among all ranks' rows."""

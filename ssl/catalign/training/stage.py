@@ -13,7 +13,7 @@ import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -129,6 +129,7 @@ def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Cal
     """
     folder, inputs = run.stage_path(name), stage_inputs(run, name)
     _make_way(folder, inputs)
+    _reuse(run, name, folder, inputs)
     if not is_sealed(folder):
         write_json(folder / "inputs.json", inputs)
         module = _fit(run, name, folder, progress, callbacks or [])
@@ -155,6 +156,19 @@ def _make_way(folder: Path, inputs: str) -> None:
     if again.is_dir():
         again.rename(folder)
     logger.warning("stage %s: its inputs changed; the former one is kept as %s", folder.name, aside.name)
+
+
+def _reuse(run: Run, name: str, folder: Path, inputs: str) -> None:
+    """Copy the stage from another run that finished it from the same inputs, if the config names one."""
+    for other in run.config.reuse:
+        finished = Path(other).expanduser() / folder.relative_to(run.path)
+        if not is_sealed(folder) and is_sealed(finished) and read_json(finished / "inputs.json") == inputs:
+            unseal(finished, f"stage {name!r} of {other}", "delete it, or leave reuse empty")
+            shutil.rmtree(folder, ignore_errors=True)
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.copytree(finished, partial, dirs_exist_ok=True)
+            partial.rename(folder)
+            logger.warning("stage %s: copied from %s, which made it from the same", name, other)
 
 
 def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Callback]) -> StageModule:
@@ -193,7 +207,10 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
 
 
 def _start_from_parents(run: Run, name: str, model: Model) -> None:
-    """Copy encoder weights from earlier stages; of two that trained the same encoder, the later one counts."""
+    """Copy weights from earlier stages: encoders, and objectives of the same name and kind (a stage that goes on).
+
+    Of two stages that trained the same encoder the later one counts.
+    """
     for parent in parents_of(run.config, name):
         folder = run.stage_path(parent)
         unseal(folder, f"stage {parent!r}", f"stage {name!r} starts from it: run it first")
@@ -202,6 +219,9 @@ def _start_from_parents(run: Run, name: str, model: Model) -> None:
         for modality, encoder in source.encoders.items():
             if modality in model.encoders:
                 model.encoders[modality].load_state_dict(encoder.state_dict())
+        for key, objective in source.objectives.items():
+            if key in model.objectives and type(model.objectives[key]) is type(objective):
+                model.objectives[key].load_state_dict(objective.state_dict())
 
 
 def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[str, torch.Tensor]:
@@ -210,6 +230,11 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
     for modality in run.config.stages[name].locked:
         model.encoders[modality].requires_grad_(False)
         fields = fields_of(run, name) or run.catalogue().fields
+        if modality == "text" and run.config.stages[name].second_text:
+            raise CatalignError(
+                f"stages.{name} locks the text encoder, so each product has one cached text vector and no second text",
+                f"set stages.{name}.second_text=null",
+            )
         if modality == "text" and sum(weight > 0 for weight in fields.values()) != 1:
             raise CatalignError(
                 f"stages.{name} locks the text encoder, so each product has one cached text vector, but samples "
@@ -225,9 +250,9 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
     return features
 
 
-def fields_of(run: Run, name: str) -> dict[str, float] | None:
+def fields_of(run: Run, name: str, key: Literal["text", "second_text"] = "text") -> dict[str, float] | None:
     """The stage's own sampling weights of text columns, without those that the fallback of a public catalogue lacks."""
-    chosen, data = run.config.stages[name].text, run.config.data
+    chosen, data = getattr(run.config.stages[name], key), run.config.data
     if chosen is None or data.fallback_columns is None:
         return chosen
     there = run.catalogue().fields
@@ -238,7 +263,7 @@ def _loaders(
     run: Run, name: str, model: Model, settings: TrainerConfig, features: dict[str, torch.Tensor]
 ) -> dict[str, dict[str, Any]]:
     catalogue, stage = run.catalogue(), run.config.stages[name]
-    rows, held_out = catalogue.rows(*stage.split), catalogue.rows("val")
+    rows, held_out = catalogue.rows(*stage.split, share=stage.share), catalogue.rows("val")
     if len(rows) < settings.batch_size:
         raise CatalignError(
             f"stages.{name}: {len(rows)} training products do not fill one batch of {settings.batch_size}",
@@ -247,7 +272,12 @@ def _loaders(
     per_step = settings.batch_size * settings.accumulate * settings.devices
     steps = settings.max_steps or math.ceil(settings.epochs * len(rows) / per_step)
     size = min(settings.batch_size, len(held_out))
-    common = {"modalities": tuple(model.encoders), "fields": fields_of(run, name), "features": features or None}
+    common = {
+        "modalities": tuple(model.encoders),
+        "fields": fields_of(run, name),
+        "second_fields": fields_of(run, name, "second_text"),
+        "features": features or None,
+    }
     return {
         "train": {"rows": rows, "batch_size": settings.batch_size, "steps": steps * settings.accumulate, **common},
         "val": {
