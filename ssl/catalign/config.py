@@ -149,7 +149,7 @@ class StageConfig(Schema):
     locked: list[str] = Field(default=[], description="encoders that do not learn; their features are cached")
     text: dict[str, float] | None = Field(default=None, description="sampling weights of text columns, if other")
     second_text: dict[str, float] | None = Field(
-        default=None, description="sampling weights of text columns for a second text of each product (contrastive)"
+        default=None, description="sampling weights of text columns for a second text (contrastive, text_views)"
     )
     split: list[str] = ["train"]
     share: float = Field(
@@ -177,7 +177,7 @@ class Config(Schema):
     stages: dict[str, StageConfig] = Field(min_length=1)
     trainer: TrainerConfig = TrainerConfig()
     reuse: list[str] = Field(
-        default=[], description="run folders whose finished stages, if made of the same, are copied and not trained again"
+        default=[], description="run folders whose finished stages, if of the same inputs, are copied, not trained"
     )
     fusion: Component
     untrained: bool = Field(default=True, description="also embed with the untrained model, a baseline of protocols")

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from catalign import registry
 from catalign.errors import CatalignError
-from catalign.objectives import contrastive as C
+from catalign.objectives import scores
 from catalign.objectives.base import Forward
+from catalign.objectives.text_views import random_run
 
 GROUP = torch.tensor([0, 0, 1, 2, 2, 2, 3])
 VALID = torch.tensor([True, True, True, False, True, True, True])
@@ -28,14 +29,14 @@ def test_infonce_matches_a_loop():
             log_p = F.log_softmax(logits[i, candidates], 0)
             positives = [n for n, j in enumerate(candidates) if GROUP[i] == GROUP[j]]
             losses.append(-sum(log_p[n] for n in positives) / len(positives))
-    loss = C.infonce(logits, C.matches(GROUP, VALID), VALID)
+    loss = scores.infonce(logits, scores.matches(GROUP, VALID), VALID)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
 def test_infonce_of_distinct_rows_is_clips():
     logits, index = torch.randn(5, 5), torch.arange(5)
     everything = torch.ones(5, dtype=torch.bool)
-    loss = C.infonce(logits, C.matches(index, everything), everything)
+    loss = scores.infonce(logits, scores.matches(index, everything), everything)
     torch.testing.assert_close(loss, F.cross_entropy(logits, index))
 
 
@@ -47,7 +48,7 @@ def test_sigmoid_matches_a_loop():
             if VALID[i] and VALID[j]:
                 sign = 1 if GROUP[i] == GROUP[j] else -1
                 total -= math.log(1 / (1 + math.exp(-sign * float(logits[i, j]))))
-    loss = C.sigmoid(logits, C.matches(GROUP, VALID), VALID)
+    loss = scores.sigmoid(logits, scores.matches(GROUP, VALID), VALID)
     assert float(loss) == pytest.approx(total / int(VALID.sum()))
 
 
@@ -57,7 +58,7 @@ def test_any_positive_on_top_counts_and_absent_rows_do_not():
     logits[0, 1] = logits[1, 0] = logits[2, 0] = 5
     for row in (4, 5, 6):
         logits[row, row] = 5
-    assert C.top1(logits, C.matches(GROUP, VALID), VALID) == pytest.approx(5 / 6)
+    assert scores.top1(logits, scores.matches(GROUP, VALID), VALID) == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(("loss", "temperature"), [("infonce", 0.07), ("sigmoid", 0.1)])
@@ -139,7 +140,7 @@ def test_random_runs_are_runs_of_the_text(seeded):
     tokens = torch.tensor([[2, 10, 11, 12, 13, 3, 0], [2, 20, 3, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0, 0]])
     seen, generator = set(), seeded()
     for _ in range(200):
-        cut, mask = C.random_run(tokens, tokens != 0, 3, generator)
+        cut, mask = random_run(tokens, tokens != 0, 3, generator)
         texts = [row[kept].tolist() for row, kept in zip(cut, mask)]
         assert all(text[0] == 2 and text[-1] == 3 for text in texts)
         assert texts[1:] == [[2, 20, 3], [2, 3]], "nothing to cut"

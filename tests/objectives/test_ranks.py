@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from catalign.objectives import contrastive as C
+from catalign.objectives import scores
 from catalign.objectives.base import gather, masked_mean, unit
 from catalign.objectives.simclr import nt_xent
 
@@ -23,11 +23,11 @@ def losses(rows):
     weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     a, b = unit(first @ weight), unit(second @ weight)
-    match = C.matches(group, valid)
+    match = scores.matches(group, valid)
     results = {
-        "infonce": C.infonce(a @ gather(b).T * scale, match, valid) + C.infonce(b @ gather(a).T * scale, match, valid),
-        "sigmoid": C.sigmoid(a @ gather(b).T * scale, match, valid),
-        "accuracy": C.top1(a @ gather(b).T * scale, match, valid),
+        "infonce": 2 * scores.two_way(a, b, scale, key=group, valid=valid)[0],
+        "sigmoid": scores.sigmoid(a @ gather(b).T * scale, match, valid),
+        "accuracy": scores.top1(a @ gather(b).T * scale, match, valid),
         "nt_xent": nt_xent(torch.cat([a, b]) * scale, valid.repeat(2), 0.3, group.repeat(2))[0],
         "masked_mean": masked_mean((first @ weight).sum(1), valid),
     }

@@ -7,22 +7,13 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catalign.data.batches import SECOND
 from catalign.errors import CatalignError
-from catalign.objectives.base import (
-    Batch,
-    Forward,
-    Objective,
-    full_precision,
-    gather,
-    masked_mean,
-    present,
-    uniform,
-    unit,
-)
+from catalign.objectives.base import Batch, Forward, Objective, full_precision, present, unit
+from catalign.objectives.scores import Matches, infonce, sigmoid, two_way
+from catalign.objectives.text_views import drop_tokens, random_run
 from catalign.objectives.views import MILD, Views, augment
 from catalign.registry import register
 
@@ -113,18 +104,13 @@ class Contrastive(Objective):
             image = self.encoder("image")
             batch["image"] = image.normalise(augment(batch["image"], self.size or image.size, self.views, generator))
         if self.training and self.drop_tokens and "tokens" in batch and "text" in self.modalities:
-            batch["token_mask"] = self._drop(batch["tokens"], batch["token_mask"], generator)
+            specials = self.encoder("text").vocabulary.specials
+            mask = drop_tokens(batch["tokens"], batch["token_mask"], specials, self.drop_tokens, generator)
+            batch["token_mask"] = mask
         if self.training and SECOND_TOKENS in batch:
             tokens, mask = batch[SECOND_TOKENS], batch[SECOND_MASK]
             batch[SECOND_TOKENS], batch[SECOND_MASK] = random_run(tokens, mask, self.second_span, generator)
         return batch
-
-    def _drop(self, tokens: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-        specials = torch.tensor(self.encoder("text").vocabulary.specials, device=tokens.device)
-        ordinary = mask & ~torch.isin(tokens, specials)
-        kept = ordinary & (uniform(tuple(tokens.shape), generator) >= self.drop_tokens)
-        kept = torch.where(kept.any(1, keepdim=True), kept, ordinary)  # a text never loses all of its words
-        return kept | (mask & ~ordinary)
 
     def forward(self, encode: Forward, batch: Batch) -> dict[str, Tensor]:
         """Score every pair of modalities."""
@@ -154,12 +140,7 @@ class Contrastive(Objective):
         first, second = (embedded[name] for name in pair)
         valid = present(batch, pair[0]) & present(batch, pair[1])
         with full_precision(batch["group"].device):
-            match = matches(batch[self.positives], valid)
-            scale = self.log_scale.exp()
-            directions = [first @ gather(second).T * scale, second @ gather(first).T * scale]
-            losses = torch.stack([score(logits, match, valid) for logits in directions])
-            accuracies = torch.stack([top1(logits, match, valid) for logits in directions])
-        return losses.mean(), accuracies.mean()
+            return two_way(first, second, self.log_scale.exp(), key=batch[self.positives], valid=valid, score=score)
 
     def _sigmoid(self, logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
         return sigmoid(logits + self.bias, match, valid)
@@ -169,35 +150,7 @@ class Contrastive(Objective):
         return unit(self.heads[modality](pooled)) if modality in self.heads else pooled
 
 
-def random_run(tokens: Tensor, mask: Tensor, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut each text to a random run of its tokens, 1 to ``longest`` of them, between its first and last ones.
-
-    Args:
-        tokens: (B, L) as [CLS] … [SEP] and padding.
-        mask: (B, L) bool, False on padding.
-        longest: Tokens kept at most, the special ones not counted.
-        generator: Source of randomness.
-
-    Returns:
-        (B, K) tokens and their mask, K being that of the longest run drawn. A text of no tokens stays as it is.
-    """
-    inner = mask.sum(1) - 2
-    draws = uniform((2, len(tokens)), generator)
-    kept = 1 + (draws[0] * inner.clamp(max=longest)).long()
-    kept = torch.minimum(kept, inner.clamp(min=0))
-    start = (draws[1] * (inner - kept + 1)).long()
-    places = torch.arange(int(kept.max()) + 2, device=tokens.device).expand(len(tokens), -1)
-    last = kept[:, None] + 1
-    source = torch.where(places == 0, 0, places + start[:, None])
-    source = torch.where(places >= last, inner[:, None] + 1, source)
-    # Beyond its end a text repeats its last token, masked: padding needs no token of its own.
-    return tokens.gather(1, source), places <= last
-
-
 SECOND_TOKENS, SECOND_MASK = f"{SECOND}tokens", f"{SECOND}token_mask"
-
-Matches = tuple[Tensor, Tensor]
-"""(B, W) bool positives and (B, W) bool candidates of this rank's rows among all ranks' rows."""
 
 
 def projection(width: int, out: int, kind: str) -> nn.Module:
@@ -205,43 +158,3 @@ def projection(width: int, out: int, kind: str) -> nn.Module:
     if kind == "linear":
         return nn.Linear(width, out, bias=False)
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, out, bias=False))
-
-
-def matches(key: Tensor, valid: Tensor) -> Matches:
-    """Which candidates count for which rows.
-
-    Args:
-        key: (B,) rows with the same key are positives.
-        valid: (B,) bool, rows that have both modalities.
-    """
-    candidates = gather(valid.int()).bool().expand(len(key), -1)
-    return (key[:, None] == gather(key)) & candidates, candidates
-
-
-def infonce(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
-    """Mean over rows and their positives of -log p(positive | row).
-
-    Args:
-        logits: (B, W) this rank's rows against all ranks'.
-        match: From :func:`matches`.
-        valid: (B,) rows that count.
-    """
-    positive, candidate = match
-    logits = logits.masked_fill(~candidate, torch.finfo(logits.dtype).min)
-    log_p = F.log_softmax(logits, dim=1)
-    per_row = -torch.where(positive, log_p, 0).sum(1) / positive.sum(1).clamp(min=1)
-    return masked_mean(per_row, valid)
-
-
-def sigmoid(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
-    """Mean over rows of the sum over candidates of -log σ(±logit); arguments as :func:`infonce`."""
-    positive, candidate = match
-    per_pair = F.softplus(torch.where(positive, -logits, logits))
-    return masked_mean(torch.where(candidate, per_pair, 0).sum(1), valid)
-
-
-def top1(logits: Tensor, match: Matches, valid: Tensor) -> Tensor:
-    """Share of valid rows whose best candidate is a positive; arguments as :func:`infonce`."""
-    positive, candidate = match
-    best = logits.detach().masked_fill(~candidate, -torch.inf).argmax(1, keepdim=True)
-    return masked_mean(positive.gather(1, best).squeeze(1).to(logits.dtype), valid)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from catalign.embeddings.fusion.base import Fusion
-from catalign.objectives.contrastive import infonce
+from catalign.objectives.scores import infonce
 from catalign.registry import register
 
 _HELD_OUT = 0.1  # share of the products on which the best step is chosen
