@@ -58,6 +58,13 @@ def test_encoding_rows_of_like_length_together_changes_nothing(encoder):
     torch.testing.assert_close(grouped.tokens[mask], whole.tokens[mask])
 
 
+def test_eager_attention_is_the_same(encoder, vocabulary):
+    eager = TextEncoder(vocabulary, layers=2, width=16, heads=2, attention="eager").eval()
+    eager.load_state_dict(encoder.state_dict())
+    assert eager.model.config._attn_implementation == "eager"
+    torch.testing.assert_close(eager(BATCH).pooled, encoder(BATCH).pooled)
+
+
 def test_segments_are_read(encoder):
     segments = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
     changed = (encoder({**BATCH, "segments": segments}).pooled - encoder(BATCH).pooled).abs().amax(1)

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
+from joblib import cpu_count
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -305,6 +306,8 @@ def _trainer(
         enable_version_counter=False,
     )
     own: list[Callback] = [checkpoints, HistoryWriter(folder)]
+    if settings.devices > 1 and settings.accelerator == "cpu":
+        torch.set_num_threads(max(1, cpu_count() // settings.devices))  # ranks share the cores
     if settings.ema is not None:
         own.append(EMAWeightAveraging(decay=settings.ema))
     if progress:
