@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
+        "bench": ["open_clip_torch[training]>=3.0"],
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.5",

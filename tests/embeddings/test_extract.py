@@ -73,6 +73,7 @@ def test_markup_is_cleaned_as_in_the_catalogue(embedder: Embedder) -> None:
 def test_text_that_tokenises_to_nothing(embedder: Embedder, text: str) -> None:
     with pytest.raises(CatalignError, match=r"tokenises to nothing[\s\S]*red running shoes"):
         embedder.text(["red shoe", text])
+    assert embedder.knows(["red shoe", text]).tolist() == [True, False]
 
 
 def test_images_that_are_none(embedder: Embedder, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_raw_pixels_are_averages(catalogue):
     assert np.allclose(found[0], 1)
     block = toy.images[0, :4, :4, 1].mean() / 255  # rows and columns that the first of 4 x 3 cells covers
     assert found[1].reshape(3, 4, 3)[1, 0, 0] == pytest.approx(block)
+    mirrored = raw_pixels(toy, np.array([2, 0]), size=(4, 3), view=lambda photos: photos[:, :, ::-1])
+    assert np.allclose(mirrored.reshape(2, 3, 4, 3), found.reshape(2, 3, 4, 3)[..., ::-1])
 
 
 def test_centred_rows_are_unit_and_differ_only_by_what_varies():

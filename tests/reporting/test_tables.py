@@ -9,7 +9,9 @@ from catalign.config import config_folder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result, merge, protocol
 from catalign.reporting.tables import (
+    ablation_table,
     comparison_table,
+    grid_table,
     published_rows,
     ranking_table,
     tables_of,
@@ -110,6 +112,51 @@ def test_comparison_gives_each_protocol_a_column():
     )
     assert table.header == ["metric", "photos (ours-image)", "titles (ours-text)"]
     assert table.cells == [["R@10", "0.400", "0.300"], ["protocol", f"`{image['id']}`", f"`{text['id']}`"]]
+
+
+def test_grid_has_a_line_per_condition():
+    record = protocol("toy", "grid", k=10)
+    results = []
+    for row, shift in (("one", 0.0), ("two", 0.5)):
+        metrics = {f"t2i/{kind}/{metric}": shift + n / 10 for n, kind in enumerate("ab") for metric in ("r", "m")}
+        results.append(Result("toy", row, record, metrics))
+    rows, columns = {"all": "a", "half": "b", "none": "c"}, {"R": "t2i/*/r", "M": "t2i/*/m", "other": "i2t/*/r"}
+    table = grid_table(results[:1], rows, columns)
+    assert table.header == ["", "R", "M", "other"]
+    numbers = [["all", "0.000", "0.000", "–"], ["half", "0.100", "0.100", "–"], ["none", "–", "–", "–"]]
+    assert table.cells == numbers
+    assert record["id"] in table.notes[0]
+    both = grid_table(results, rows, columns)
+    assert both.cells[:3] == [[f"one, {title}", *cells] for title, *cells in numbers]
+    assert both.cells[4] == ["two, half", "0.600", "0.600", "–"]
+    assert both.rules == {3}
+    assert grid_table([], rows, columns).markdown() == "No results yet.\n"
+    with pytest.raises(CatalignError, match="cannot stand in one column"):
+        grid_table([results[0], result()], rows, columns)
+
+
+def test_ablation_has_a_line_per_label_and_columns_of_several_protocols():
+    other = protocol("toy", "val", k=10)
+    results = [result("a"), result("b", shift=0.1), result("a", record=other, shift=0.5), result("unlabelled")]
+    columns = {"val": ("toy-val", "t2i/recall@10"), "test": ("toy-published", "t2i/recall@10")}
+    table = ablation_table(results, {"b": "with", "a": "without", "absent": "never run"}, columns)
+    assert table.header == ["", "val", "test", "seeds", "minutes"]
+    assert table.cells == [
+        ["with", "–", "0.450 ± 0.071", "2", "10"],
+        ["without", "0.850 ± 0.071", "0.350 ± 0.071", "2", "10"],
+    ]
+    assert table.best == {(0, 2)}
+    assert ablation_table([], {"a": ""}, columns).cells == []
+    with pytest.raises(CatalignError, match="different protocols"):
+        ablation_table([*results, result("b", record=protocol("toy", "val", k=5))], {"a": "", "b": ""}, columns)
+
+
+def test_committed_missing_tables_can_be_made():
+    tables = tables_of(config_folder().parent / "benchmarks" / "missing")
+    assert set(tables) == {"missing", "missing-baselines"}
+    assert [row[0] for row in tables["missing"].cells][:2] == ["nothing missing", "25% without photo"]
+    for table in tables.values():
+        assert all(any(cells[column] != "–" for cells in table.cells) for column in range(1, len(table.header)))
 
 
 @pytest.fixture

@@ -67,9 +67,9 @@ class Embedder:
             CatalignError: The model has no text encoder, or a text has no word that it knows.
         """
         self._needs("text")
-        tokens = self.vocabulary.encode(map(clean, texts), self.max_tokens)
-        for text, ids in zip(texts, tokens, strict=True):
-            if not (ids != self.vocabulary.unk).any():
+        tokens, known = self._tokens(texts)
+        for text, has in zip(texts, known, strict=True):
+            if not has:
                 raise CatalignError(
                     f"text query {text[:60]!r} tokenises to nothing that the model knows",
                     "describe the product in words, such as 'red running shoes'",
@@ -81,6 +81,14 @@ class Embedder:
             padded, mask = ragged.pad(rows, fill=self.vocabulary.pad)
             batches.append({"tokens": torch.from_numpy(padded), "token_mask": torch.from_numpy(mask)})
         return self._embed("text", batches)
+
+    def knows(self, texts: Sequence[str]) -> np.ndarray:
+        """(n,) bool, whether a text has a word that the model knows: :meth:`text` refuses one that has none."""
+        return self._tokens(texts)[1]
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+        tokens = self.vocabulary.encode(map(clean, texts), self.max_tokens)
+        return tokens, np.array([(ids != self.vocabulary.unk).any() for ids in tokens], dtype=bool)
 
     def images(self, photos: Sequence[Any], batch_size: int = 512) -> np.ndarray:
         """Embed photos.

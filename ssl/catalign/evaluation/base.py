@@ -42,6 +42,16 @@ class TextEmbedder(Protocol):
         """Texts as ``(n, D)`` unit vectors."""
 
 
+class QueryEmbedder(TextEmbedder, Protocol):
+    """An Embedder of texts and photos."""
+
+    def knows(self, texts: list[str]) -> np.ndarray:
+        """``(n,)`` bool, whether :meth:`text` can embed a text."""
+
+    def images(self, photos: list[Any]) -> np.ndarray:
+        """Photos ``(H, W, 3)`` uint8 as ``(n, D)`` unit vectors."""
+
+
 @dataclass
 class Context:
     """What a protocol may read of one run.
@@ -51,8 +61,8 @@ class Context:
         store: The run's embeddings, one row per product of the catalogue.
         untrained: The same model's embeddings before any training; None leaves that baseline out.
         fusion: The run's fitted fusion; None leaves fused directions out.
-        embedder: Embeds text queries with the run's model.
-        untrained_embedder: Embeds text queries with the untrained model; by default made from the run when asked for.
+        embedder: Embeds queries with the run's model.
+        untrained_embedder: Embeds queries with the untrained model; by default made from the run when asked for.
         run: The run: its config, finished stages and record. None for stores that no run made.
         name: The row's name in tables; the experiment's name if empty.
         seed: The run's seed.
@@ -62,8 +72,8 @@ class Context:
     store: EmbeddingStore
     untrained: EmbeddingStore | None = None
     fusion: Fusion | None = None
-    embedder: TextEmbedder | None = None
-    untrained_embedder: TextEmbedder | None = None
+    embedder: QueryEmbedder | None = None
+    untrained_embedder: QueryEmbedder | None = None
     run: Run | None = None
     name: str = ""
     seed: int = 0
@@ -83,16 +93,20 @@ class Context:
             store: Embeddings to fuse.
             own: By the run's fusion; otherwise by the published weights, .9 image + .1 text.
         """
+        return fuse_store(self.fuser(store, own), store)
+
+    def fuser(self, store: EmbeddingStore, own: bool = True) -> Fusion:
+        """What :meth:`fused` fuses a store with."""
         if own and self.fusion is not None:
-            return fuse_store(self.fusion, store)
-        return fuse_store(Weighted(weights=PUBLISHED).fit({name: store[name] for name in store.modalities}), store)
+            return self.fusion
+        return Weighted(weights=PUBLISHED).fit({name: store[name] for name in store.modalities})
 
     def queries(self, modality: str, vectors: np.ndarray) -> np.ndarray:
         """Queries of one modality ``(Q, D)`` as the run's fusion places them among fused documents ``(Q, D')``."""
         return vectors if self.fusion is None else self.fusion({modality: vectors})
 
-    def untrained_text(self) -> TextEmbedder | None:
-        """The untrained model's text embedder, if there is an untrained store to compare its queries with."""
+    def untrained_text(self) -> QueryEmbedder | None:
+        """The untrained model's embedder, if there is an untrained store to compare its queries with."""
         if self.untrained_embedder is None and self.untrained is not None and self.run is not None:
             self.untrained_embedder = Embedder.from_run(self.run, self.run.untrained())
         return self.untrained_embedder

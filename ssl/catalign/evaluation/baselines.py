@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -87,15 +87,23 @@ def word_orders(queries: csr_matrix, documents: csr_matrix, chunk: int = 64) -> 
 
 
 def raw_pixels(
-    catalogue: Catalogue, rows: np.ndarray, size: tuple[int, int] = (16, 12), chunk: int = 2048
+    catalogue: Catalogue,
+    rows: np.ndarray,
+    size: tuple[int, int] = (16, 12),
+    chunk: int = 2048,
+    view: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
-    """Photos averaged down to ``size`` and flattened, ``(len(rows), H*W*3)`` float32 in 0..1: no learning at all."""
+    """Photos averaged down to ``size`` and flattened, ``(len(rows), H*W*3)`` float32 in 0..1: no learning at all.
+
+    ``view`` changes them before, ``(B, H, W, 3)`` to ``(B, H', W', 3)`` uint8.
+    """
     import torch
     from torch.nn.functional import interpolate
 
     parts = []
     for start in range(0, len(rows), chunk):
-        block = torch.from_numpy(np.asarray(catalogue.images[rows[start : start + chunk]]))
+        photos = view(catalogue.images[rows[start : start + chunk]])
+        block = torch.from_numpy(np.ascontiguousarray(photos))
         small = interpolate(block.permute(0, 3, 1, 2).float(), size=size, mode="area")
         parts.append((small / 255).flatten(1).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, size[0] * size[1] * 3), dtype=np.float32)

@@ -143,14 +143,10 @@ def _trial(
     max_queries: int | None,
 ) -> Trial:
     asked, documents = DIRECTIONS[direction]
-    groups = context.catalogue.groups
     split, pool = rows
     gallery = pool[tables[documents][1][pool]]
-    order = np.argsort(groups[gallery], kind="stable")
-    sorted_groups = groups[gallery][order]
     queries = split[tables[asked][1][split]]
-    first, last = (np.searchsorted(sorted_groups, groups[queries], side) for side in ("left", "right"))
-    found = [np.sort(order[a:b]) for a, b in zip(first, last, strict=True)]
+    found = same_group(context.catalogue.groups, queries, gallery)
     if direction == GROUP:
         found = [positions[gallery[positions] != query] for positions, query in zip(found, queries, strict=True)]
     kept = np.flatnonzero([len(positions) > 0 for positions in found])
@@ -159,6 +155,13 @@ def _trial(
     queries = queries[kept]
     exclude = np.searchsorted(gallery, queries) if direction == GROUP else None
     return Trial(queries, gallery, [found[i] for i in kept], exclude)
+
+
+def same_group(groups: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> list[np.ndarray]:
+    """For each of Q catalogue rows, the positions in a gallery of N rows whose product has its group, ascending."""
+    order = np.argsort(groups[gallery], kind="stable")
+    first, last = (np.searchsorted(groups[gallery], groups[queries], side, order) for side in ("left", "right"))
+    return [order[a:b] for a, b in zip(first, last, strict=True)]
 
 
 def _details(trial: Trial, queries: int, gallery: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from catalign import registry
 from catalign.artifacts import read_json
+from catalign.config import Component
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError
 from catalign.reporting import plots
@@ -68,20 +69,66 @@ def monitors(run: Run) -> list[dict[str, Any]]:
     return stages
 
 
+def timeline(runs: Mapping[str, Run]) -> str:
+    """Loss curves of every stage over minutes of training, stages one after the other, several runs in one panel.
+
+    Objectives that join modalities also show their accuracy within val batches. Where an objective recorded the loss of
+    a trivial solution, that is a line too.
+
+    Args:
+        runs: Name in the legend -> run, at least one.
+
+    Returns:
+        An SVG fragment.
+
+    Raises:
+        CatalignError: A run has no trained stage.
+    """
+    stages: dict[str, dict[str, dict[tuple[str, str], Series]]] = {}
+    for name, run in runs.items():
+        began = 0.0
+        for stage, history in _histories(run).items():
+            joining = [key for key, part in run.config.stages[stage].objectives.items() if _joins(part)]
+            for key, curve in _series(history, "seconds").items():
+                if place := _place(key, joining):
+                    panel, line = place
+                    minutes = [(began + seconds) / 60 for seconds in curve.steps]
+                    lines = stages.setdefault(stage, {}).setdefault(panel, {})
+                    lines[name, line] = Series(minutes, curve.values)
+            began += history[-1]["seconds"]
+    return plots.timeline(stages, label=f"losses of the stages {', '.join(stages)} over minutes of training")
+
+
+def _joins(part: Component) -> bool:
+    return len(part.options.get("modalities", registry.get("objective", part.name).modalities)) > 1
+
+
+def _place(key: str, joining: Sequence[str]) -> tuple[str, str] | None:
+    """The panel of the timeline where a recorded value belongs, and its line there."""
+    match key.split("/"):
+        case ["train" | "val" as part, objective, "loss"]:
+            return f"{objective} loss", part
+        case ["val", objective, metric] if metric.endswith("_loss"):
+            return f"{objective} loss", "trivial solution"
+        case ["val", objective, "accuracy"] if objective in joining:
+            return f"{objective} accuracy within val batches", "val"
+    return None
+
+
 def _histories(run: Run) -> dict[str, list[dict[str, Any]]]:
     paths = {name: folder / "metrics.json" for name, folder in run.stages.items()}
     found = {name: read_json(path) for name, path in paths.items() if path.is_file()}
     if not found:
-        raise CatalignError("no stage has been trained, so there is no metrics.json")
+        raise CatalignError(f"no stage of {run.path} has been trained, so there is no metrics.json")
     return found
 
 
-def _series(history: list[dict[str, Any]]) -> dict[str, Series]:
+def _series(history: list[dict[str, Any]], clock: str = "step") -> dict[str, Series]:
     series: dict[str, Series] = {}
     for entry in history:
         for key, value in entry["values"].items():
             curve = series.setdefault(key, Series([], []))
-            curve.steps.append(entry["step"])  # type: ignore[attr-defined]
+            curve.steps.append(entry[clock])  # type: ignore[attr-defined]
             curve.values.append(value)  # type: ignore[attr-defined]
     return series
 

@@ -19,6 +19,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 INK, MUTED, GRID, PAPER = "#1b1e23", "#5f6670", "#dfe2e6", "#fdfefe"
@@ -62,6 +63,13 @@ STYLE: Any = {
     "legend.fontsize": 10,
 }
 
+LINES: dict[str, dict[str, Any]] = {
+    "train": {"linewidth": 1.9},
+    "val": {"marker": "o", "markersize": 5, "linestyle": "--", "zorder": 3},
+    "trivial solution": {"linestyle": ":", "linewidth": 1.3, "color": MUTED},
+}
+"""How curves are drawn: of training, of its few validation passes, of a solution that learned nothing."""
+
 CLEANING = (
     (r' id="[A-Za-z0-9.]+_\d+"', ""),  # names of groups repeat within a page; the ids that are used are hashes
     (r"(?<=\.\d\d)\d+", ""),
@@ -72,7 +80,7 @@ CLEANING = (
 
 
 class Series(NamedTuple):
-    """One curve: steps and values of equal length."""
+    """One curve: steps, or times, and values of equal length."""
 
     steps: Sequence[float]
     values: Sequence[float]
@@ -101,14 +109,7 @@ def curves(
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(4.3, 2.5)
         for colour, (name, curve) in zip(PALETTE * (1 + len(series) // len(PALETTE)), series.items(), strict=False):
-            steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
-            if name in points or len(steps) < 3:
-                axes.plot(steps, values, color=colour, marker="o", markersize=5, linestyle="--", label=name, zorder=3)
-                continue
-            if smooth and len(values) > 20:
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-                values = smoothed(values)
-            axes.plot(steps, values, color=colour, linewidth=1.9, label=name)
+            _curve(axes, curve, "val" if name in points else "train", smooth, color=colour, label=name)
         if reference is not None:
             axes.axhline(reference, color=MUTED, linestyle=":", linewidth=1.3)
         axes.set_xlabel("step")
@@ -116,6 +117,43 @@ def curves(
         axes.locator_params(nbins=5)
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderpad=0, handlelength=1.6)
+        return _svg(figure, label)
+
+
+def timeline(stages: Mapping[str, Mapping[str, Mapping[tuple[str, str], Series]]], *, label: str) -> str:
+    """Curves over minutes: a column of panels per stage, about as wide as the stage took.
+
+    Args:
+        stages: Stage -> panel's title -> (run, line) -> curve, where a line is one of ``LINES``. A run has the same
+            colour everywhere; runs are named in the legend when there are several.
+        label: What the figure shows, for screen readers.
+
+    Returns:
+        An SVG fragment.
+    """
+    drawn = [key for panels in stages.values() for curves in panels.values() for key in curves]
+    runs, lines = list(dict.fromkeys(run for run, _ in drawn)), {line for _, line in drawn}
+    colours = dict(zip(runs, PALETTE * (1 + len(runs) // len(PALETTE)), strict=False))
+    spans = [_span([curve for curves in panels.values() for curve in curves.values()]) for panels in stages.values()]
+    with matplotlib.rc_context(STYLE):
+        height = 0.9 + 1.9 * max(map(len, stages.values()))
+        figure = Figure(figsize=(9.4, height), layout="constrained")
+        widths = [max(span, sum(spans) / 5, 1e-9) for span in spans]
+        columns = figure.add_gridspec(1, len(stages), width_ratios=widths)
+        for column, (stage, panels) in enumerate(stages.items()):
+            cells = columns[column].subgridspec(len(panels), 1).subplots(sharex=True, squeeze=False)[:, 0]
+            for axes, (title, curves) in zip(cells, panels.items(), strict=True):
+                axes.set_title(f"{stage}: {title}", loc="left", fontsize=10.5)
+                for (run, line), curve in curves.items():
+                    _curve(axes, curve, line, color=colours[run])
+                axes.margins(x=0.03, y=0.08)
+                axes.locator_params(nbins=5)
+            cells[-1].set_xlabel("minutes")
+        several = len(runs) > 1
+        plain = MUTED if several else PALETTE[0]
+        keys = [Line2D([], [], label=line, **{"color": plain, **LINES[line]}) for line in LINES if line in lines]
+        keys += [Line2D([], [], color=colours[run], linewidth=4, label=run) for run in runs if several]
+        figure.legend(handles=keys, loc="outside upper left", ncols=6, borderpad=0.3, handlelength=2)
         return _svg(figure, label)
 
 
@@ -171,6 +209,12 @@ def bars(values: Mapping[str, float], ours: Sequence[str], *, label: str) -> str
         return _svg(figure, label)
 
 
+def alone(svg: str) -> str:
+    """A figure for a file of its own, which no page gives colours: on paper, in the light theme's colours."""
+    plain = re.sub(r"var\(--[a-z0-9]+, ([^)]+)\)", r"\1", svg)
+    return plain.replace(">", f'><rect width="100%" height="100%" fill="{PAPER}"/>', 1)
+
+
 def decimal(value: float) -> str:
     """A number as tables print it: ``.345`` for a share, else about three digits, thousands with a separator."""
     if isinstance(value, int):
@@ -216,6 +260,21 @@ def picture(pixels: np.ndarray, quality: int = 85) -> str:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def _curve(axes: Axes, curve: Series, line: str, smooth: bool = True, **style: Any) -> None:
+    steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
+    if line == "train" and len(steps) < 3:
+        line = "val"
+    if line == "train" and smooth and len(values) > 20:
+        axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=1)
+        values = smoothed(values)
+    axes.plot(steps, values, **{**style, **LINES[line]})
+
+
+def _span(curves: Sequence[Series]) -> float:
+    times = np.concatenate([np.asarray(curve.steps, float) for curve in curves])
+    return float(np.ptp(times))
 
 
 def _name_cloud(axes: Axes, points: np.ndarray, name: str, colour: str) -> None:

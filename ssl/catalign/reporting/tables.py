@@ -134,6 +134,59 @@ def comparison_table(results: Sequence[Result], protocols: Mapping[str, str], me
     return Table(header, cells)
 
 
+def grid_table(results: Sequence[Result], rows: Mapping[str, str], columns: Mapping[str, str]) -> Table:
+    """One line per condition and one column per metric, for each result in turn.
+
+    Args:
+        results: Results of one protocol.
+        rows: Row title to what stands for ``*`` in the columns' keys, such as a share of missing photos.
+        columns: Column title to metric key, in which ``*`` stands for the row.
+
+    Raises:
+        CatalignError: The numbers are of different protocols.
+    """
+    if results:
+        one_protocol(results)
+    cells: list[list[str]] = []
+    rules: set[int] = set()
+    for result in results:
+        rules |= {len(cells)} - {0}
+        entries = {key: _entry(values) for key, values in result.metrics.items()}
+        for title, row in rows.items():
+            numbers = [_number(entries.get(key.replace("*", row))) for key in columns.values()]
+            cells.append([title if len(results) == 1 else f"{result.row}, {title}", *numbers])
+    return Table(["", *columns], cells, notes=_notes(results, None), rules=rules)
+
+
+def ablation_table(results: Sequence[Result], labels: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> Table:
+    """One line per row of results, in the order of ``labels``, with metrics of several protocols and the time it took.
+
+    Args:
+        results: Results of any protocols.
+        labels: Row name to what the line says. A row without results is left out.
+        columns: Column title to (protocol name, metric key).
+
+    Raises:
+        CatalignError: The numbers of a column are of different protocols.
+    """
+    found = {(result.protocol["name"], result.row): result for result in results if result.row in labels}
+    for name in {name for name, _ in found}:
+        one_protocol(result for (protocol, _), result in found.items() if protocol == name)
+    cells: list[list[str]] = []
+    for row, label in labels.items():
+        own = [found[name, row] for name, _ in columns.values() if (name, row) in found]
+        if not own:
+            continue
+        entries = [
+            _entry(found[name, row].metrics[key]) if (name, row) in found else None for name, key in columns.values()
+        ]
+        minutes = own[0].wall_clock_s / 60 / len(own[0].seeds)
+        cells.append([label, *map(_number, entries), str(len(own[0].seeds)), f"{minutes:.0f}"])
+    header = ["", *columns, "seeds", "minutes"]
+    best = {(row, 1 + place) for place, key in enumerate(columns) for row in _best([c[1 + place] for c in cells], key)}
+    return Table(header, cells, best=best)
+
+
 def _entry(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
@@ -227,18 +280,25 @@ def tables_of(folder: Path) -> dict[str, Table]:
     """The tables that a benchmark's ``spec.yaml`` asks for, by name.
 
     A table with ``columns`` ranks the results whose protocol has the name ``protocol`` beside the published rows; one
-    with ``metrics`` compares the results of the named ``protocols``, one column each.
+    with ``rows`` too shows what they reach under each condition; one with ``labels`` compares rows of results by
+    metrics of several protocols; one with ``metrics`` compares the results of the named ``protocols``, one column each.
 
     Raises:
         CatalignError: The numbers of a column are of different protocols.
     """
     spec: Any = OmegaConf.to_container(OmegaConf.load(folder / "spec.yaml"))
-    results = load_results(folder / "results")
+    results = [
+        result for part in ("results", "results/*") for path in folder.glob(part) for result in load_results(path)
+    ]
     published = read_json(folder / "published.json") if (folder / "published.json").is_file() else None
     tables = {}
     for name, wanted in spec["tables"].items():
-        if "columns" in wanted:
-            chosen = [result for result in results if result.protocol["name"] == wanted["protocol"]]
+        chosen = [result for result in results if result.protocol["name"] == wanted.get("protocol")]
+        if "labels" in wanted:
+            tables[name] = ablation_table(results, wanted["labels"], wanted["columns"])
+        elif "rows" in wanted:
+            tables[name] = grid_table(chosen, wanted["rows"], wanted["columns"])
+        elif "columns" in wanted:
             tables[name] = ranking_table(chosen, published, wanted["columns"])
         else:
             tables[name] = comparison_table(results, wanted["protocols"], wanted["metrics"])
