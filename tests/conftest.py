@@ -38,6 +38,7 @@ def tiny_config(cache):
     def make(output: Path, *overrides: str):
         return compose([*TINY, f"output={output}", f"data.cache={cache}", *overrides])
 
+    make.overrides = TINY
     return make
 
 

@@ -218,7 +218,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
         try:
             return check(hydra_compose("config", overrides=[permissive(override) for override in overrides]))
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # ValueError: a group set to null
             raise _explained(error, overrides) from None
 
 

@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -171,6 +173,20 @@ def test_a_stage_that_goes_on_starts_from_the_objective_too(tiny_config, tmp_pat
     for name in heads:
         torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
     assert any("second_accuracy" in key for key in json.loads((folder / "metrics.json").read_text())[-1]["values"])
+
+
+def test_two_ranks_train_one_stage_after_the_other(tiny_config, tmp_path, cache):
+    config = tiny_config(tmp_path / "run")
+    start(config)  # the ranks find the catalogue prepared
+    few = [f"stages.{stage}.trainer={{max_steps: 2, batch_size: 16}}" for stage in config.stages]
+    ranks = ["trainer.devices=2", "trainer.accelerator=cpu"]
+    places = [f"output={tmp_path}/run", f"data.cache={cache}"]
+    command = [sys.executable, "-m", "catalign.cli", "align", *tiny_config.overrides, *places]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([*command, *few, *ranks], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for stage in config.stages:
+        assert (tmp_path / "run" / "stages" / stage / WEIGHTS).is_file()
 
 
 def test_a_locked_encoder_keeps_its_weights_while_the_other_learns(tiny_config, tmp_path):

@@ -6,6 +6,7 @@ import csv
 import inspect
 import logging
 import math
+import os
 import shutil
 import signal
 import sys
@@ -179,6 +180,7 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
     features = _lock(run, name, model, settings)
     module = StageModule(model, settings, catalogue, _loaders(run, name, model, settings, features), run.config.seed)
     stop = StopAtStep(folder / CHECKPOINT)
+    starts_ranks = "LOCAL_RANK" not in os.environ  # else torchrun did, or this process is one of them
     trainer = _trainer(folder, settings, module, progress, [*callbacks, stop])
     last, steps = folder / CHECKPOINT, module.loaders["train"]["steps"]
     handler = signal.getsignal(signal.SIGINT)
@@ -204,7 +206,17 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
         finally:
             if in_charge:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it disabled
+            if starts_ranks:
+                _end_ranks()
     return module
+
+
+def _end_ranks() -> None:
+    """Forget the ranks that Lightning started for a stage, so that the next stage starts its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 def _start_from_parents(run: Run, name: str, model: Model) -> None:
@@ -272,7 +284,7 @@ def _loaders(
         )
     per_step = settings.batch_size * settings.accumulate * settings.devices
     steps = settings.max_steps or math.ceil(settings.epochs * len(rows) / per_step)
-    size = min(settings.batch_size, len(held_out))
+    size = max(1, min(settings.batch_size, len(held_out) // settings.devices))
     common = {
         "modalities": tuple(model.encoders),
         "fields": fields_of(run, name),
@@ -284,7 +296,7 @@ def _loaders(
         "val": {
             "rows": held_out,
             "batch_size": size,
-            "steps": max(1, min(settings.eval_batches, len(held_out) // size)),
+            "steps": max(1, min(settings.eval_batches, len(held_out) // (size * settings.devices))),
             "shuffle": False,
             **common,
         },
