@@ -228,7 +228,7 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
 def show(result: Result) -> None:
     """Print a result in the terminal: metrics down, ours and the baselines across."""
     table = Table(title=f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold")  # the metric is the end of the key: never cut it
     for name in ("ours", *result.baselines):
         table.add_column(name, justify="right")
     for key, values in result.metrics.items():
