@@ -1,6 +1,5 @@
 """The figures' pure parts: which queries are shown, what is said of them, and the sheets and curves drawn from that."""
 
-import importlib.util
 import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -15,15 +14,10 @@ from catalign.evaluation.kagl import Search, Task
 from catalign.reporting import learning, plots
 from catalign.training.run import Run
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kagl" / "figures.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("figures", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("kagl/figures.py")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The peer row: what is written for open_clip, and that its towers are the run's own."""
 
-import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -22,15 +21,10 @@ from catalign.evaluation.base import Result
 from catalign.objectives.views import Views
 from catalign.training.run import Run
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kagl" / "open_clip_peer.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("open_clip_peer", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("kagl/open_clip_peer.py")
 
 
 @pytest.fixture(scope="module")

@@ -317,5 +317,5 @@ def save_results(results: Iterable[Result], folder: str | Path) -> list[Path]:
 
 
 def load_results(folder: str | Path) -> list[Result]:
-    """The results in a folder, by row name; none if the folder is absent."""
-    return [Result.load(path) for path in sorted(Path(folder).glob("*.json"))]
+    """The results in a folder and the folders in it, by path; none if the folder is absent."""
+    return [Result.load(path) for path in sorted(Path(folder).rglob("*.json"))]

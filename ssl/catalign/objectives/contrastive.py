@@ -17,6 +17,7 @@ from catalign.objectives.text_views import drop_tokens, random_run
 from catalign.objectives.views import MILD, Views, augment
 from catalign.registry import register
 
+SECOND_TOKENS, SECOND_MASK = f"{SECOND}tokens", f"{SECOND}token_mask"
 MAX_SCALE = math.log(100)  # CLIP's limit: beyond it training becomes unstable
 
 
@@ -148,9 +149,6 @@ class Contrastive(Objective):
     def embed(self, modality: str, pooled: Tensor) -> Tensor:
         """(B, D) pooled -> (B, width) of length 1, at least in fp32; pooled itself where the modality has no head."""
         return unit(self.heads[modality](pooled)) if modality in self.heads else pooled
-
-
-SECOND_TOKENS, SECOND_MASK = f"{SECOND}tokens", f"{SECOND}token_mask"
 
 
 def projection(width: int, out: int, kind: str) -> nn.Module:

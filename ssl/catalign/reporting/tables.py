@@ -287,9 +287,7 @@ def tables_of(folder: Path) -> dict[str, Table]:
         CatalignError: The numbers of a column are of different protocols.
     """
     spec: Any = OmegaConf.to_container(OmegaConf.load(folder / "spec.yaml"))
-    results = [
-        result for part in ("results", "results/*") for path in folder.glob(part) for result in load_results(path)
-    ]
+    results = load_results(folder / "results")
     published = read_json(folder / "published.json") if (folder / "published.json").is_file() else None
     tables = {}
     for name, wanted in spec["tables"].items():

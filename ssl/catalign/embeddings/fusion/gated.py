@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from catalign.embeddings.fusion.base import Fusion
-from catalign.objectives.scores import infonce
+from catalign.objectives.scores import two_way
 from catalign.registry import register
 
 _HELD_OUT = 0.1  # share of the products on which the best step is chosen
@@ -128,10 +128,8 @@ class Gated(Fusion):
         network.load_state_dict(kept)
 
     def _loss(self, one: Tensor, other: Tensor, groups: Tensor) -> Tensor:
-        logits = one @ other.T / self.options["temperature"]
-        same, valid = groups[:, None] == groups, torch.ones_like(groups, dtype=torch.bool)
-        match = same, torch.ones_like(same)
-        return (infonce(logits, match, valid) + infonce(logits.T, match, valid)) / 2
+        everyone = torch.ones_like(groups, dtype=torch.bool)
+        return two_way(one, other, 1 / self.options["temperature"], key=groups, valid=everyone)[0]
 
     @torch.no_grad()
     def _held_out_loss(self, values: Tensor, mask: Tensor, groups: Tensor, rows: Tensor) -> float:
