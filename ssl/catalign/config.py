@@ -140,7 +140,7 @@ class TrainerConfig(Schema):
 
 
 class StageConfig(Schema):
-    """Encoders plus weighted objectives. ``trainer`` holds what differs from the run's trainer."""
+    """Encoders plus weighted objectives. ``trainer`` and ``encoder`` hold what differs from the run's own."""
 
     objectives: dict[str, WeightedComponent] = Field(min_length=1)
     init: list[str] | None = Field(
@@ -156,6 +156,10 @@ class StageConfig(Schema):
         default=1.0, gt=0, le=1, description="share of those products: whole groups, the same ones for every seed"
     )
     trainer: dict[str, Any] = {}
+    encoder: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="options that differ, per encoder, such as {image: {size: [48, 36]}}",
+    )
 
 
 class IndexConfig(Schema):
@@ -183,6 +187,11 @@ class Config(Schema):
     untrained: bool = Field(default=True, description="also embed with the untrained model, a baseline of protocols")
     index: IndexConfig = IndexConfig()
     evaluation: dict[str, Component] = {}
+
+    def encoder_of(self, stage: str, modality: str) -> Component:
+        """The run's encoder of a modality with what the stage changes."""
+        changes = self.stages[stage].encoder.get(modality, {})
+        return Component.model_validate({**self.encoder[modality].model_dump(), **changes})
 
     def trainer_of(self, stage: str) -> TrainerConfig:
         """The run's trainer with what the stage changes."""

@@ -165,10 +165,3 @@ def test_second_text_is_scored_as_the_text_is(encoders, batch, seeded):
     torch.testing.assert_close(mixed, (plain["loss"] + 0.5 * other) / 1.5)
     second["has_second"] = torch.zeros(8, dtype=torch.bool)
     torch.testing.assert_close(objective(Forward(encoders, second), second)["loss"], plain["loss"] / 1.5)
-
-
-def test_small_training_images_are_for_convolutions(encoders, encoders_of, batch, seeded):
-    small = contrastive(encoders_of("conv"), size=(16, 12)).prepare(batch, seeded())
-    assert small["image"].shape[-2:] == (16, 12)
-    with pytest.raises(CatalignError, match="own size"):
-        contrastive(encoders, size=(16, 12))

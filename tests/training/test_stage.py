@@ -9,10 +9,11 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file
 
+from catalign import registry
 from catalign.errors import CatalignError
 from catalign.pipeline import start
 from catalign.training.model import WEIGHTS, build_model
-from catalign.training.stage import CHECKPOINT, run_stage
+from catalign.training.stage import CHECKPOINT, _sources, _start_from_parents, run_stage, stage_inputs
 
 
 class StopAfter(Callback):
@@ -96,6 +97,13 @@ def test_going_back_to_former_settings_brings_the_former_stage_back(tiny_config,
     assert stamps[0] == stamps[2] != stamps[1] == stamps[3]
 
 
+def test_a_stage_depends_on_the_code_that_its_objectives_share():
+    code = "".join(_sources(registry.get("objective", "contrastive")))
+    for part in ("class Contrastive", "class Views", "def infonce", "def random_run", "def run_objectives"):
+        assert part in code
+    assert "class NextSentence" not in code
+
+
 def test_a_checkpoint_never_falls_between_accumulated_batches(tiny_config, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(ModelCheckpoint, "on_train_batch_end", lambda self, *args: saved.append(args[-1]))
@@ -149,8 +157,6 @@ def test_alignment_starts_from_the_pretrained_encoders(tiny_run):
     untrained = build_model(tiny_run.config, "text", tiny_run.catalogue()).state_dict()
     name = next(n for n in text if n.startswith("encoders.text") and text[n].ndim == 2)
     assert not torch.equal(text[name], untrained[name])
-    from catalign.training.stage import _start_from_parents
-
     model = build_model(tiny_run.config, "align", tiny_run.catalogue())
     _start_from_parents(tiny_run, "align", model)
     assert torch.equal(model.state_dict()[name], text[name])
@@ -173,6 +179,31 @@ def test_a_stage_that_goes_on_starts_from_the_objective_too(tiny_config, tmp_pat
     for name in heads:
         torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
     assert any("second_accuracy" in key for key in json.loads((folder / "metrics.json").read_text())[-1]["values"])
+
+
+SMALL = "stages.image={encoder: {image: {size: [32, 32]}}, trainer: {max_steps: 1}}"
+
+
+def test_a_stage_may_see_smaller_photos_than_the_next(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run", SMALL))
+    sizes = [build_model(run.config, stage, run.catalogue()).encoders["image"].size for stage in ("image", "align")]
+    assert sizes == [(32, 32), (64, 64)]
+    assert stage_inputs(run, "image") != stage_inputs(start(tiny_config(tmp_path / "other")), "image")
+    run_stage(run, "image", progress=False)
+    model = build_model(run.config, "align", run.catalogue())
+    with pytest.raises(CatalignError, match="stage 'text'"):
+        _start_from_parents(run, "align", model)  # the text stage is missing; the image stage fits
+    weights = load_file(run.stage_path("image") / WEIGHTS)
+    _start_from_parents(start(tiny_config(tmp_path / "run", SMALL, "stages.align.init=[image]")), "align", model)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items() if k.startswith("encoders.image"))
+
+
+def test_a_transformer_cannot_go_on_at_another_size(tiny_config, tmp_path):
+    vit = ["encoder/image=vit_tiny", SMALL, "stages.align.init=[image]"]
+    run = start(tiny_config(tmp_path / "run", *vit))
+    run_stage(run, "image", progress=False)
+    with pytest.raises(CatalignError, match=r"stages\.align cannot start from stages\.image"):
+        run_stage(run, "align", progress=False)
 
 
 def test_two_ranks_train_one_stage_after_the_other(tiny_config, tmp_path, cache):

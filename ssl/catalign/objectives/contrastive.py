@@ -48,9 +48,6 @@ class Contrastive(Objective):
         temperature: Where the learned temperature starts; null for the papers' .07 (infonce) or .1 (sigmoid).
         positives: ``group``: same product; ``index``: the same row alone.
         views: Augmentation of training images; null for none.
-        size: Height and width of training images; null for the encoder's own. Small images are seen faster: a stage
-            with them may be followed by a short one at full size (Touvron et al. 2019,
-            https://arxiv.org/abs/1906.06423).
         drop_tokens: Share of ordinary tokens hidden from the text encoder in training.
         second_weight: Weight of the second text's pairs, those of the text itself having 1.
         second_span: Tokens of the second text kept at most; how many is drawn anew for each product.
@@ -60,7 +57,7 @@ class Contrastive(Objective):
         mean over directions; ``temperature``; with a second text ``second_accuracy``.
 
     Raises:
-        CatalignError: Fewer than two modalities, a missing encoder, or a size that the encoder cannot see.
+        CatalignError: Fewer than two modalities, or a missing encoder.
     """
 
     modalities: tuple[str, ...] = ("text", "image")
@@ -77,7 +74,6 @@ class Contrastive(Objective):
         temperature: float | None = None,
         positives: Literal["group", "index"] = "group",
         views: Views | None = MILD,
-        size: tuple[int, int] | None = None,
         drop_tokens: float = 0.0,
         second_weight: float = 0.5,
         second_span: int = 16,
@@ -86,9 +82,7 @@ class Contrastive(Objective):
         super().__init__(encoders)
         if len(set(self.modalities)) < 2:
             raise CatalignError(f"contrastive: modalities {list(modalities)} are not two or more", "give [text, image]")
-        if size is not None and "image" in self.modalities and self.encoder("image").is_vit:
-            raise CatalignError("contrastive: a ViT sees images of its own size only", "leave contrastive.size null")
-        self.loss, self.positives, self.views, self.size = loss, positives, views, size
+        self.loss, self.positives, self.views = loss, positives, views
         self.drop_tokens, self.second_weight, self.second_span = drop_tokens, second_weight, second_span
         self.heads = nn.ModuleDict(
             {name: projection(self.encoder(name).width, width, head) for name in self.modalities}
@@ -103,7 +97,7 @@ class Contrastive(Objective):
         batch = dict(batch)
         if self.training and self.views and "image" in batch and "image" in self.modalities:
             image = self.encoder("image")
-            batch["image"] = image.normalise(augment(batch["image"], self.size or image.size, self.views, generator))
+            batch["image"] = image.normalise(augment(batch["image"], image.size, self.views, generator))
         if self.training and self.drop_tokens and "tokens" in batch and "text" in self.modalities:
             specials = self.encoder("text").vocabulary.specials
             mask = drop_tokens(batch["tokens"], batch["token_mask"], specials, self.drop_tokens, generator)

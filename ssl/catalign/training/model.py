@@ -74,7 +74,7 @@ def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:
     """
     modalities = check_stage(config, stage)
     torch.manual_seed(config.seed)
-    encoders = build_encoders({m: config.encoder[m] for m in modalities}, catalogue.vocabulary)
+    encoders = build_encoders({m: config.encoder_of(stage, m) for m in modalities}, catalogue.vocabulary)
     chosen = config.stages[stage].objectives
     built = {
         key: registry.build("objective", c.name, encoders, where=f"stages.{stage}.objectives.{key}", **c.options)
@@ -105,11 +105,13 @@ def check_stage(config: Config, stage: str) -> list[str]:
     for modality in modalities:
         if modality not in config.encoder:
             raise unknown(f"encoder (needed by stages.{stage})", modality, config.encoder)
-        encoder = config.encoder[modality]
-        registry.validate("encoder", encoder.name, encoder.options, f"encoder.{modality}")
-    for modality in chosen.locked:
-        if modality not in modalities:
-            raise unknown(f"locked encoder of stages.{stage}", modality, modalities)
+        encoder, own = config.encoder_of(stage, modality), chosen.encoder.get(modality)
+        where = f"encoder.{modality}"
+        registry.validate("encoder", encoder.name, encoder.options, f"stages.{stage}.{where}" if own else where)
+    for key, named in (("locked", chosen.locked), ("encoder", chosen.encoder)):
+        for modality in named:
+            if modality not in modalities:
+                raise unknown(f"encoder in stages.{stage}.{key}", modality, modalities)
     earlier = list(config.stages)[: list(config.stages).index(stage)]
     for parent in chosen.init or []:
         if parent not in earlier:

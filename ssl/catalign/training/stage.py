@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import logging
 import math
@@ -19,14 +18,16 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 from joblib import cpu_count
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from catalign import registry
-from catalign.artifacts import MANIFEST, atomic, checksum, digest, is_sealed, read_json, seal, unseal, write_json
+from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import Config, TrainerConfig
 from catalign.encoders.base import Encoder
 from catalign.errors import CatalignError
+from catalign.objectives.base import Objective
+from catalign.training.callbacks import HistoryWriter, StepCheckpoint, StopAtStep
 from catalign.training.features import pooled_features
 from catalign.training.model import WEIGHTS, Model, build_model, modalities_of
 from catalign.training.module import StageModule
@@ -38,72 +39,32 @@ WITHOUT_EFFECT = {"log_every", "checkpoint_minutes", "evaluations", "eval_batche
 """Trainer settings that leave the weights as they are."""
 
 
-class StepCheckpoint(ModelCheckpoint):
-    """Saves after whole optimiser steps only: gradients accumulated half-way are not part of a checkpoint."""
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if it is time."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-
-class StopAtStep(Callback):
-    """Ctrl-C ends training after the step in hand, with a checkpoint; a second one ends it at once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.asked = path, False
-
-    def __call__(self, *signal_and_frame: Any) -> None:
-        """Handle SIGINT."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop if that was asked for and no gradients are half accumulated."""
-        if self.asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            trainer.save_checkpoint(str(self.path))
-            raise KeyboardInterrupt
-
-
-class HistoryWriter(Callback):
-    """Keeps ``metrics.json`` (for the report) and ``metrics.csv`` (for anything else) up to date."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what is known so far."""
-        history = cast(StageModule, pl_module).history
-        if trainer.is_global_zero and history:
-            write_json(self.folder / "metrics.json", history)
-            with atomic(self.folder / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
-                rows = csv.writer(file)
-                rows.writerow(["step", "seconds", "name", "value"])
-                for entry in history:
-                    rows.writerows([entry["step"], entry["seconds"], *pair] for pair in entry["values"].items())
-
-
 def stage_inputs(run: Run, name: str) -> str:
     """Digest of everything a stage's weights depend on: settings, code, data, seed and the stages it starts from."""
     config, catalogue = run.config, run.catalogue()
     stage = config.stages[name]
-    code = {inspect.getfile(registry.get("objective", c.name)) for c in stage.objectives.values()}
+    code = {text for c in stage.objectives.values() for text in _sources(registry.get("objective", c.name))}
     return digest(
         {
             "stage": stage.model_dump(),
-            "objectives": sorted(checksum(path) for path in code),
+            "objectives": sorted(code),
             "trainer": config.trainer_of(name).model_dump(exclude=WITHOUT_EFFECT),
-            "encoder": {key: config.encoder[key].model_dump() for key in modalities_of(config, name)},
+            "encoder": {key: config.encoder_of(name, key).model_dump() for key in modalities_of(config, name)},
             "data": [catalogue.fingerprint, catalogue.fields],
             "seed": config.seed,
             "parents": [stage_inputs(run, parent) for parent in parents_of(config, name)],
         }
     )
+
+
+def _sources(objective: type[Objective]) -> list[str]:
+    """The code that an objective's losses come from: its module and, from there on, those it uses of ``objectives``."""
+    seen, left = {objective.__module__}, [objective.__module__]
+    while left:
+        used = {getattr(value, "__module__", None) or "" for value in vars(sys.modules[left.pop()]).values()}
+        left += (new := {name for name in used - seen if name.startswith(f"{registry.PACKAGES['objective']}.")})
+        seen |= new
+    return [inspect.getsource(objective if name == "__main__" else sys.modules[name]) for name in seen]
 
 
 def parents_of(config: Config, name: str) -> list[str]:
@@ -229,12 +190,15 @@ def _start_from_parents(run: Run, name: str, model: Model) -> None:
         unseal(folder, f"stage {parent!r}", f"stage {name!r} starts from it: run it first")
         source = build_model(run.config, parent, run.catalogue())
         source.load(folder / WEIGHTS)
-        for modality, encoder in source.encoders.items():
-            if modality in model.encoders:
-                model.encoders[modality].load_state_dict(encoder.state_dict())
-        for key, objective in source.objectives.items():
-            if key in model.objectives and type(model.objectives[key]) is type(objective):
-                model.objectives[key].load_state_dict(objective.state_dict())
+        for kind in ("encoders", "objectives"):
+            learned, new = getattr(source, kind), getattr(model, kind)
+            for key in learned:
+                if key in new and type(new[key]) is type(learned[key]):
+                    try:
+                        new[key].load_state_dict(learned[key].state_dict())
+                    except RuntimeError as error:
+                        problem = f"stages.{name} cannot start from stages.{parent}: their {kind}.{key} differ in shape"
+                        raise CatalignError(problem, str(error).splitlines()[-1].strip()) from None
 
 
 def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[str, torch.Tensor]:
