@@ -209,7 +209,7 @@ def test_a_transformer_cannot_go_on_at_another_size(tiny_config, tmp_path):
 def test_two_ranks_train_one_stage_after_the_other(tiny_config, tmp_path, cache):
     config = tiny_config(tmp_path / "run")
     start(config)  # the ranks find the catalogue prepared
-    few = [f"stages.{stage}.trainer={{max_steps: 2, batch_size: 16}}" for stage in config.stages]
+    few = [f"stages.{stage}.trainer={{max_steps: 5, evaluations: 2, batch_size: 16}}" for stage in config.stages]
     ranks = ["trainer.devices=2", "trainer.accelerator=cpu"]
     places = [f"output={tmp_path}/run", f"data.cache={cache}"]
     command = [sys.executable, "-m", "catalign.cli", "align", *tiny_config.overrides, *places]
