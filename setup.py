@@ -37,6 +37,7 @@ setup(
         "datasets>=3.0",
         "huggingface_hub>=0.24",
         "pyarrow>=15",
+        "pandas>=2.2",
         "safetensors>=0.4.3",
         "numpy>=1.26",
         "pillow>=10.3",
@@ -52,12 +53,13 @@ setup(
     ],
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
-        "bench": ["open_clip_torch[training]>=3.0"],
+        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ir-measures>=0.3.3",
+            "implicit>=0.7.2",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

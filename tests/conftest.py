@@ -22,6 +22,8 @@ TINY = [
     "stages.text.trainer={max_steps: 6}",
     "stages.image.trainer={max_steps: 4}",
     "stages.align.trainer={max_steps: 8}",
+    "stages.behaviour.trainer={max_steps: 6, batch_size: 16}",
+    "stages.recommend.trainer={max_steps: 4, batch_size: 16}",
 ]
 
 

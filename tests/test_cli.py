@@ -141,6 +141,7 @@ def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
     [
         (["search", "RUN"], "text"),
         (["search", "RUN", "--image", "none.png"], "none.png"),
+        (["recommend", "RUN", "nothing"], "no product 'nothing'"),
         (["search", "RUN", "--image", "README.md"], "README.md"),
         (["search", "RUN", "--text", "   "], "no"),
         (["search", "RUN", "--text", "x", "--filter", "color=Red"], "did you mean 'colour'"),

@@ -5,21 +5,22 @@ import numpy as np
 import pytest
 
 from catalign import pipeline
-from catalign.embeddings.store import EmbeddingStore
+from catalign.data.store import EmbeddingStore
+from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
 from catalign.retrieval.index import Index
 from catalign.retrieval.retriever import Retriever
-from catalign.training.stage import fields_of
+from catalign.training.loaders import fields_of
 
 
 def test_a_finished_run_holds_everything(tiny_run):
-    assert list(tiny_run.stages) == ["text", "image", "align"]
+    assert list(tiny_run.stages) == ["text", "image", "align", "behaviour", "recommend"]
     for part in ("config.json", "run.json", "report.html", "embeddings/manifest.json", "untrained/manifest.json"):
         assert (tiny_run.path / part).is_file(), part
     results = sorted(path.parent.name for path in (tiny_run.path / "results").glob("*/*.json"))
-    assert set(results) == {"pretext", "probe", "retrieval"}
+    assert set(results) == {"pretext", "probe", "retrieval", "sequential"}
     record = json.loads((tiny_run.path / "run.json").read_text())
-    assert set(record["stages"]) == {"text", "image", "align"}
+    assert set(record["stages"]) == set(tiny_run.stages)
 
 
 def test_every_result_has_its_protocol_seed_versions_and_baselines(tiny_run):
@@ -146,6 +147,7 @@ def test_every_objective_lowers_its_loss_when_trained_a_little(tiny_config, tmp_
         "stages.text.trainer={max_steps: 60, lr: 2e-3}",
         "stages.image.trainer={max_steps: 30, lr: 2e-3}",
         "stages.align.trainer={max_steps: 40, lr: 2e-3}",
+        "stages.behaviour.trainer={max_steps: 20, batch_size: 16, lr: 2e-3}",
     )
     run = pipeline.start(config)
     pipeline.train(run)
@@ -163,3 +165,40 @@ def test_pretraining_stages_are_those_of_one_modality(experiment):
     from catalign.config import compose
 
     assert pipeline.single_modality_stages(compose([f"experiment={experiment}"])) == ["text", "image"]
+
+
+def test_products_are_recommended_from_a_history(tiny_run):
+    retriever, catalogue = Retriever.from_run(tiny_run), tiny_run.catalogue()
+    history = [catalogue.ids[row] for row in (3, 5, 8)]
+    found = retriever.recommend(history, k=5)
+    ids = [hit.id for hit in found]
+    assert len(set(ids)) == 5
+    assert not set(ids) & set(history)
+    seen_too = [hit.id for hit in retriever.recommend(history, k=len(catalogue), exclude_seen=False)]
+    assert set(history) < set(seen_too)
+    assert [id for id in seen_too if id not in history][:5] == ids
+    reds = retriever.recommend(history, k=5, filters={"colour": "red"})
+    assert {hit.attributes["colour"] for hit in reds} == {"red"}
+    with pytest.raises(CatalignError, match="an empty history"):
+        retriever.recommend([])
+    with pytest.raises(CatalignError, match="has no product 'nothing'"):
+        retriever.recommend(["nothing"])
+
+
+def test_a_model_of_behaviour_alone_is_embedded_searched_and_measured(tiny_config, tmp_path):
+    without = ["stages.text", "stages.image", "stages.align", "stages.recommend"]
+    without += ["evaluation.pretext", "evaluation.retrieval", "evaluation.probe"]
+    alone = [*(f"~{key}" for key in without), "encoder.behaviour.items=ids", "stages.behaviour.init=[]"]
+    run = pipeline.run_experiment(tiny_config(tmp_path / "run", *alone, "fusion.weights={behaviour: 1}"))
+    store = EmbeddingStore.open(run.path / "embeddings")
+    assert store.modalities == ["behaviour"]
+    bought = run.catalogue().histories.part(0).values
+    assert store.present("behaviour").sum() == len(set(bought.tolist()))
+    retriever = Retriever.from_run(run)
+    hits = retriever.recommend([run.catalogue().ids[int(bought[0])]], k=3)
+    vector = Embedder.from_run(run).histories([bought[:1]])
+    scores = store["behaviour"] @ vector[0]
+    assert [hit.score for hit in hits] == pytest.approx(
+        sorted(scores[np.arange(len(scores)) != bought[0]])[::-1][:3], abs=1e-5
+    )
+    assert list((run.path / "results" / "sequential").glob("*.json"))

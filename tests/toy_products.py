@@ -97,3 +97,6 @@ class ToyModel(nn.Module):
 
     def embed(self, modality: str, pooled: Tensor) -> Tensor:
         return 3 * pooled
+
+    def describes_products(self, modality: str) -> bool:
+        return True

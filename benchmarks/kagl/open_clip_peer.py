@@ -38,8 +38,8 @@ from transformers import PreTrainedTokenizerFast
 from catalign.artifacts import atomic, digest, read_json, write_json
 from catalign.config import TrainerConfig
 from catalign.data.catalogue import Catalogue
+from catalign.data.store import EmbeddingStore
 from catalign.data.text import SPECIALS, Vocabulary
-from catalign.embeddings.store import EmbeddingStore
 from catalign.encoders import ImageEncoder, TextEncoder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Context, Result, evaluate, merge, save_results

@@ -14,7 +14,7 @@ _EXPORTS = {
     "Catalogue": "catalign.data.catalogue",
     "CatalignError": "catalign.errors",
     "Config": "catalign.config",
-    "EmbeddingStore": "catalign.embeddings.store",
+    "EmbeddingStore": "catalign.data.store",
     "Index": "catalign.retrieval.index",
     "Objective": "catalign.objectives.base",
     "Result": "catalign.evaluation.base",

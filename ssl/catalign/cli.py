@@ -83,8 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--text", help="words to search for")
     search.add_argument("--image", help="a photo to search with")
     search.add_argument("--item", help="the id of a product: more like this one")
-    search.add_argument("-k", type=int, default=10, help="how many products (10)")
-    search.add_argument("--filter", action="append", default=[], metavar="ATTRIBUTE=VALUE", help="keep only these")
+
+    recommend = add("recommend", _recommend, "recommend products to someone who bought or viewed others")
+    recommend.add_argument("run", type=Path, help="a run folder")
+    recommend.add_argument("history", nargs="+", metavar="ID", help="product ids, oldest first")
+    recommend.add_argument("--seen", action="store_true", help="recommend products of the history too")
+    for sub in (search, recommend):
+        sub.add_argument("-k", type=int, default=10, help="how many products (10)")
+        sub.add_argument("--filter", action="append", default=[], metavar="ATTRIBUTE=VALUE", help="keep only these")
 
     bench = add("bench", _bench, "run a benchmark protocol on trained runs; several runs are its seeds")
     bench.add_argument("protocol", help="its name; see: catalign list protocols")
@@ -215,14 +221,25 @@ def _report(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from catalign.retrieval.retriever import Retriever
 
-    filters: dict[str, list[str]] = {}
-    for given in options.filter:
-        attribute, equals, value = given.partition("=")
-        if not equals:
-            raise CatalignError(f"--filter {given!r} has no '='", "write --filter base_colour=Red")
-        filters.setdefault(attribute, []).append(value)
-    retriever = Retriever.from_run(_open(options.run).path)
+    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
     print(retriever.search(text=options.text, image=options.image, item=options.item, filters=filters, k=options.k))
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from catalign.retrieval.retriever import Retriever
+
+    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
+    print(retriever.recommend(options.history, k=options.k, exclude_seen=not options.seen, filters=filters))
+
+
+def _filters(given: Sequence[str]) -> dict[str, list[str]]:
+    filters: dict[str, list[str]] = {}
+    for pair in given:
+        attribute, equals, value = pair.partition("=")
+        if not equals:
+            raise CatalignError(f"--filter {pair!r} has no '='", "write --filter base_colour=Red")
+        filters.setdefault(attribute, []).append(value)
+    return filters
 
 
 def _bench(options: argparse.Namespace) -> None:

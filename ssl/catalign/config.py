@@ -86,16 +86,60 @@ class SplitConfig(Schema):
     near_duplicates: bool = Field(default=True, description="also join photos that differ by a re-encoding")
 
 
+class LogColumnsConfig(Schema):
+    """Which columns of a log mean what; null finds one by its usual names (user_id, item_id, timestamp, …)."""
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    event: str | None = Field(default=None, description="the kind of event, such as view or purchase")
+    history: str | None = Field(default=None, description="a user's items in one cell, for tables of one row per user")
+    target: str | None = Field(default=None, description="the item after the history, in a column of its own")
+
+
+class InteractionsConfig(Schema):
+    """A log of what users bought or viewed, how it is cleaned, and which of its events are held out."""
+
+    path: str | None = Field(default=None, description="the log; null for the histories that the source itself has")
+    format: Literal["lines", "csv", "parquet", "jsonl", "recbole"] | None = Field(
+        default=None, description="null tells it by the file's ending"
+    )
+    delimiter: str | None = Field(default=None, description="between cells of a CSV file; null: comma, tab for .tsv")
+    columns: LogColumnsConfig = LogColumnsConfig()
+    events: list[str] | None = Field(default=None, description="kinds of event that count; null: all")
+    unknown_items: Literal["leave_out", "stop"] = Field(
+        default="leave_out", description="what to do with items that the catalogue lacks"
+    )
+    repeats: Literal["keep", "drop"] | None = Field(
+        default=None, description="events of the same user, item and time; null drops them where times are known"
+    )
+    min_user: int = Field(default=3, ge=1, description="users with fewer events are left out")
+    min_item: int = Field(default=1, ge=1, description="items with fewer events are left out, until both hold")
+    split: Literal["leave_one_out", "user_time", "global_time", "cold_items"] = "leave_one_out"
+    val: float = Field(default=0.1, ge=0, lt=1, description="share of events, for user_time and global_time")
+    test: float = Field(default=0.1, ge=0, lt=1, description="share of events, for user_time and global_time")
+    cold: float = Field(default=0.1, gt=0, lt=1, description="share of items that are cold, for cold_items")
+    seed: int = Field(default=0, ge=0, description="draws the cold items")
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> InteractionsConfig:
+        if self.val + self.test >= 1:
+            raise ValueError("val + test must leave a share of the events to train on")
+        return self
+
+
 class DataConfig(Schema):
     """A catalogue: where rows come from, what their columns mean, how they are prepared."""
 
     name: str
     root: str | None = Field(default=None, description="folder of local copies of public data")
+    home: str | None = Field(default=None, description="where the data is public, told when it is not found")
     source: Component
     fallback: Component | None = Field(default=None, description="source used when root is not given")
     columns: ColumnsConfig = ColumnsConfig()
     fallback_columns: ColumnsConfig | None = None
     split: SplitConfig = SplitConfig()
+    interactions: InteractionsConfig | None = Field(default=None, description="what users bought or viewed")
     image_size: tuple[int, int] = Field(default=(64, 64), description="stored height and width in pixels")
     tokenizer: str | None = Field(default=None, description="a Hugging Face tokenizer; null trains a WordPiece")
     vocabulary_size: int = Field(default=8000, ge=200)

@@ -15,18 +15,19 @@ from catalign import registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Component, Config
 from catalign.data.catalogue import Catalogue
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Result, Skipped, save_results
 from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
 from catalign.retrieval import parts
 from catalign.retrieval.index import Index
+from catalign.training.loaders import fields_of
 from catalign.training.model import Model, check_stage, modalities_of
 from catalign.training.run import Run
-from catalign.training.stage import fields_of, run_stage
+from catalign.training.stage import parents_of, run_stage
 
 console = Console(stderr=True, highlight=False)
 
@@ -88,9 +89,15 @@ def check_against_catalogue(run: Run) -> None:
     rows = catalogue.rows("train")
     has = {"text": any(bool(tokens.lengths_of(rows).any()) for tokens in catalogue.tokens.values())}
     has["image"] = bool(catalogue.has_image[rows].any())
+    has["behaviour"] = catalogue.histories is not None
     without = [name for name in config.stages if not all(has.get(m, True) for m in modalities_of(config, name))]
     if without:
         missing = next(m for m in modalities_of(config, without[0]) if not has.get(m, True))
+        if missing == "behaviour":
+            raise CatalignError(
+                f"stages.{without[0]} reads behaviour, but catalogue {catalogue.name!r} has no histories",
+                "name a log: data.interactions.path=FILE",
+            )
         remedy = f"leave out what reads it: {' '.join(f'~stages.{name}' for name in without)}, or check data.columns"
         raise CatalignError(f"stages.{without[0]} reads {missing}, but no training product has any", remedy)
     for name in config.stages:
@@ -114,8 +121,12 @@ def train(run: Run, stages: Sequence[str] | None = None) -> None:
 
 
 def single_modality_stages(config: Config) -> list[str]:
-    """The pretraining stages: those whose objectives all read one modality."""
-    return [name for name in config.stages if len(modalities_of(config, name)) == 1]
+    """The pretraining stages: those whose objectives read one modality and that start from no stage of several."""
+    chosen: list[str] = []
+    for name in config.stages:
+        if len(modalities_of(config, name)) == 1 and set(parents_of(config, name)) <= set(chosen):
+            chosen.append(name)
+    return chosen
 
 
 def embed(run: Run) -> EmbeddingStore:

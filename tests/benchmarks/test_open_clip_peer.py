@@ -14,7 +14,7 @@ import torch
 from catalign.config import TrainerConfig
 from catalign.data.catalogue import Texts
 from catalign.data.text import train_wordpiece
-from catalign.embeddings.store import EmbeddingStore
+from catalign.embeddings.extract import Embedder
 from catalign.encoders import ImageEncoder, TextEncoder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result
@@ -131,7 +131,8 @@ def test_the_runs_weights_fit_and_give_the_runs_embeddings(script, open_clip_run
 
     embedder = script.OpenClip(tmp_path, tmp_path / "ours.pt")
     store = embedder.catalogue(run.catalogue(), tmp_path / "store")
-    ours, rows = EmbeddingStore.open(run.path / "embeddings"), peer.rows  # whose titles fit into the peer's context
+    ours = Embedder.from_run(run, trained).catalogue(run.catalogue(), tmp_path / "ours", progress=False)
+    rows = peer.rows  # whose titles fit into the peer's context
     np.testing.assert_allclose(store["text"][rows], ours["text"][rows], atol=1e-4)
     np.testing.assert_allclose(store["image"], ours["image"], atol=1e-4)
     assert embedder.parameters == sum(run.record()["stages"][peer.stage]["parameters"].values())

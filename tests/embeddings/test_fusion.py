@@ -9,9 +9,9 @@ import pytest
 
 from catalign import registry
 from catalign.config import Component
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion import Fusion, fuse_store
 from catalign.embeddings.fusion.weighted import Weighted
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
 
 OPTIONS = {

@@ -41,7 +41,7 @@ def images(rows=2, size=(40, 30)):
     ],
 )
 def test_any_backbone(model, kwargs, grid, is_vit):
-    encoder = ImageEncoder(None, model=model, size=(64, 48), kwargs=kwargs)
+    encoder = ImageEncoder(model=model, size=(64, 48), kwargs=kwargs)
     encoded = encoder({"image": images()})
     assert encoder.grid == grid
     assert encoder.is_vit == is_vit
@@ -51,7 +51,7 @@ def test_any_backbone(model, kwargs, grid, is_vit):
 
 
 def test_cells_come_row_by_row():
-    encoder = ImageEncoder(None, size=(128, 64), **THIN).eval()
+    encoder = ImageEncoder(size=(128, 64), **THIN).eval()
     blank = torch.zeros(1, 3, 128, 64)
     dot = blank.clone()
     dot[:, :, 100:, 40:] = 3.0
@@ -62,7 +62,7 @@ def test_cells_come_row_by_row():
 
 
 def test_uint8_is_resized_and_normalised():
-    encoder = ImageEncoder(None, size=(32, 24), **THIN)
+    encoder = ImageEncoder(size=(32, 24), **THIN)
     stored = images(size=(80, 60))
     expected = TF.normalize(
         TF.resize(stored.float() / 255, [32, 24], antialias=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -75,13 +75,13 @@ def test_uint8_is_resized_and_normalised():
 
 
 def test_denormalise_brings_pixels_back():
-    encoder = ImageEncoder(None, size=(40, 30), **THIN)
+    encoder = ImageEncoder(size=(40, 30), **THIN)
     stored = images()
     assert torch.equal(encoder.denormalise(encoder.to_input(stored)), stored)
 
 
 def test_visible_patches_only_equals_attention_that_cannot_see_the_others():
-    encoder = ImageEncoder(None, size=(32, 24), **VIT).eval()
+    encoder = ImageEncoder(size=(32, 24), **VIT).eval()
     image = encoder.to_input(images(3))
     keep = torch.stack([torch.cat([torch.zeros(1), torch.randperm(12)[:5].sort().values + 1]).long() for _ in range(3)])
     fast = encoder({"image": image, "image_keep": keep})
@@ -98,7 +98,7 @@ def test_visible_patches_only_equals_attention_that_cannot_see_the_others():
 
 
 def test_visible_patches_only_does_less_work():
-    encoder = ImageEncoder(None, size=(32, 24), **VIT)
+    encoder = ImageEncoder(size=(32, 24), **VIT)
     lengths = []
     encoder.model.vit.blocks[0].register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
     encoder({"image": images(), "image_keep": torch.tensor([[0, 3, 7]] * 2)})
@@ -121,14 +121,14 @@ def test_positions_of_a_long_grid_tell_every_place_apart():
 
 
 def test_positions_are_fixed_and_the_unused_mask_token_too():
-    encoder = ImageEncoder(None, size=(32, 24), **VIT)
+    encoder = ImageEncoder(size=(32, 24), **VIT)
     fixed = {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
     assert fixed == {"model.vit.pos_embed", "model.mask_token"}
 
 
 @pytest.mark.parametrize("options", [VIT, THIN], ids=["vit", "conv"])
 def test_follows_the_memory_format_and_precision_of_the_model(options):
-    encoder = ImageEncoder(None, size=(32, 24), **options).eval()
+    encoder = ImageEncoder(size=(32, 24), **options).eval()
     batch = {"image": images()}
     expected = encoder(batch).pooled
     seen = []
@@ -141,11 +141,11 @@ def test_follows_the_memory_format_and_precision_of_the_model(options):
 
 
 def test_pooling_by_class_token():
-    encoder = ImageEncoder(None, size=(32, 24), pooling="token", **VIT).eval()
+    encoder = ImageEncoder(size=(32, 24), pooling="token", **VIT).eval()
     image = encoder.to_input(images())
     torch.testing.assert_close(encoder({"image": image}).pooled, encoder.model.encode(image)[:, 0])
     with pytest.raises(CatalignError, match="resnet10t has no class token"):
-        ImageEncoder(None, size=(32, 24), pooling="token", **THIN)
+        ImageEncoder(size=(32, 24), pooling="token", **THIN)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_pooling_by_class_token():
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(CatalignError, match=message):
-        ImageEncoder(None, **options)
+        ImageEncoder(**options)
 
 
 def test_build_encoders_checks_the_key():

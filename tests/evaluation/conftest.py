@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion.weighted import Weighted
-from catalign.embeddings.store import EmbeddingStore
 from catalign.evaluation.base import Context
 
 
@@ -22,6 +22,7 @@ class ToyCatalogue:
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     has_image: np.ndarray | None = None
     has_text: np.ndarray | None = None
+    histories: Any = None
     name: str = "toy"
     fingerprint: str = "toy"
 

@@ -154,7 +154,7 @@ def test_experiments_choose_protocols_by_name():
     assert config.evaluation["retrieval"].options["split"] == "test"
 
 
-@pytest.mark.parametrize("name", ["retrieval", "kagl", "probe", "pretext", "missing"])
+@pytest.mark.parametrize("name", ["retrieval", "kagl", "probe", "pretext", "missing", "sequential"])
 def test_every_protocol_has_a_config_with_its_options(name):
     from omegaconf import OmegaConf
 

@@ -1,10 +1,14 @@
 """A vocabulary, encoders and batches small enough that an objective's step takes milliseconds."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 
 from catalign.config import Component
+from catalign.data.interactions import Histories
 from catalign.data.text import Vocabulary
 from catalign.encoders import build_encoders
 
@@ -41,8 +45,35 @@ def vocabulary():
     return make_vocabulary()
 
 
-def make_encoders(image="vit"):
-    return build_encoders({"text": TEXT, "image": IMAGES[image]}, make_vocabulary())
+class Toy(SimpleNamespace):
+    """What encoders and objectives ask of a catalogue: 12 products in three colours, five users with times."""
+
+    def __len__(self):
+        return 12
+
+
+def make_catalogue():
+    rows = [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [8, 9, 10, 0], [1, 3, 5, 7, 9, 2], [2, 4, 6, 8, 10]]
+    times = [[3600 * 24 * (place + 1) ** 2 for place in range(len(row))] for row in rows]
+    return Toy(
+        name="toy",
+        vocabulary=make_vocabulary(),
+        histories=Histories.of([(f"user{number}", row) for number, row in enumerate(rows)], times),
+        attributes={
+            "colour": np.array(["red", "green", "blue"] * 4, dtype=object),
+            "tags": np.array(["", "a", "a b"] * 4, dtype=object),
+        },
+    )
+
+
+def make_encoders(image="vit", **behaviour):
+    behaviour = Component(name="sequence", width=32, layers=1, heads=2, dropout=0.0, max_length=8, **behaviour)
+    return build_encoders({"text": TEXT, "image": IMAGES[image], "behaviour": behaviour}, make_catalogue())
+
+
+@pytest.fixture
+def catalogue():
+    return make_catalogue()
 
 
 @pytest.fixture
@@ -66,6 +97,8 @@ def make_batch(rows=8, seed=0, size=(40, 30)):
     tokens = tokens.masked_fill(position >= lengths, 0)
     coarse = torch.rand((rows, 3, 5, 4), generator=generator)
     images = torch.nn.functional.interpolate(coarse, size, mode="bilinear")
+    histories = torch.randint(0, 10, (rows, 7), generator=generator)
+    lengths_of_histories = torch.randint(3, 8, (rows, 1), generator=generator)
     return {
         "image": (images * 255).to(torch.uint8),
         "tokens": tokens,
@@ -74,6 +107,10 @@ def make_batch(rows=8, seed=0, size=(40, 30)):
         "index": torch.arange(rows),
         "has_image": torch.ones(rows, dtype=torch.bool),
         "has_text": torch.ones(rows, dtype=torch.bool),
+        "history": histories,
+        "history_mask": torch.arange(7) < lengths_of_histories,
+        "history_time": torch.cumsum(histories * 3600, 1),
+        "has_behaviour": torch.ones(rows, dtype=torch.bool),
     }
 
 

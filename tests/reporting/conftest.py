@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from catalign.artifacts import seal, write_json
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion.weighted import Weighted
-from catalign.embeddings.store import EmbeddingStore
 from catalign.evaluation.base import Result, protocol
 from catalign.training.model import WEIGHTS, build_model
 from catalign.training.run import Run

@@ -83,6 +83,24 @@ def test_golden_latex():
     ]
 
 
+def test_digits_are_chosen_and_rows_without_a_column_left_out():
+    table = ranking_table([result(seeds=(1,))], published(), {"R@10": "t2i/recall@10"}, digits=4)
+    assert [cells[-1] for cells in table.cells] == ["0.4000", "0.3000", "0.0100", "0.0200"]
+    table = ranking_table([result(seeds=(1,))], published(), {"rank": "t2i/median_rank"})
+    assert [cells[0] for cells in table.cells] == ["ours", "random (expected)"]
+    assert "paper" not in "".join(table.notes)
+    assert ranking_table([], published(), {"no": "x/y"}).markdown() == "No results yet.\n"
+
+
+def test_baselines_say_what_they_are_fitted_on():
+    metrics = {"toy/hr@10": 0.5}
+    ours = Result(
+        "toy", "ours", PROTOCOL, metrics, {"popularity": metrics, "popularity_leaking": metrics, "x": metrics}
+    )
+    table = ranking_table([ours], None, {"HR@10": "toy/hr@10"})
+    assert [cells[1] for cells in table.cells] == ["–", "train events", "all events, test too", "nothing"]
+
+
 def test_equal_rounded_values_are_all_best():
     rows = [result("a", (1,)), result("b", (1,), shift=0.0001)]
     text = ranking_table(rows, None, {"R@10": "t2i/recall@10"}).markdown()
@@ -154,7 +172,7 @@ def test_ablation_has_a_line_per_label_and_columns_of_several_protocols():
 def test_committed_missing_tables_can_be_made():
     tables = tables_of(config_folder().parent / "benchmarks" / "missing")
     assert set(tables) == {"missing", "missing-baselines"}
-    assert [row[0] for row in tables["missing"].cells][:2] == ["nothing missing", "25% without photo"]
+    assert [row[0].split(", ")[-1] for row in tables["missing"].cells][:2] == ["nothing missing", "25% without photo"]
     for table in tables.values():
         assert all(any(cells[column] != "–" for cells in table.cells) for column in range(1, len(table.header)))
 
@@ -222,6 +240,29 @@ def test_published_rows_stand_only_beside_their_protocol(checkout):
     assert [row["row"] for row in published_rows("toy", PROTOCOL["id"], checkout)] == ["Big|Model"]
     assert published_rows("toy", "toy-other-1", checkout) == []
     assert published_rows("none", PROTOCOL["id"], checkout) == []
+
+
+def test_published_rows_of_several_protocols(checkout):
+    """One file for several tables; each table shows the rows of its own protocol."""
+    other = protocol("toy", "other", k=5)
+    folder = checkout / "benchmarks" / "toy"
+    (folder / "published.json").write_text(json.dumps([published(), {**published(other["id"]), "source": "table 2"}]))
+    with pytest.raises(CatalignError, match=r"protocol in .*published.json: 'toy-other'"):
+        tables_of(folder)
+    with (folder / "spec.yaml").open("a") as spec:
+        spec.write("  second:\n    protocol: toy-other\n    digits: 2\n    columns: {R@10: t2i/recall@10}\n")
+    result("theirs", record=other).save(folder / "results" / "theirs.json")
+    tables = tables_of(folder)
+    assert [cells[0] for cells in tables["toy"].cells] == ["Big|Model (published)"]
+    assert tables["second"].cells[:2] == [
+        ["Big|Model (published)", "web", "–", "0.40"],
+        ["theirs", "toy train split", "12.3 M", "0.35 ± 0.07"],
+    ]
+    assert "table 2" in tables["second"].notes[0]
+    assert len(published_rows("toy", other["id"], checkout)) == 1
+    result("ours", record=protocol("toy", "other", k=7)).save(folder / "results" / "theirs.json")
+    with pytest.raises(CatalignError, match="cannot stand in one column"):
+        tables_of(folder)
 
 
 def test_committed_published_kagl_rows():

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from catalign import registry
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
 from catalign.retrieval import retriever as module
 from catalign.retrieval.index import Index

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file
 
 from catalign import registry
+from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
 from catalign.pipeline import start
 from catalign.training.model import WEIGHTS, build_model
@@ -257,3 +259,26 @@ def test_a_run_without_a_checkpoint_says_so(tiny_config, tmp_path):
     run = start(tiny_config(tmp_path / "run"))
     with pytest.raises(CatalignError, match="no finished stage"):
         run.model()
+
+
+def test_items_are_described_by_the_stage_that_behaviour_starts_from(tiny_run):
+    catalogue, encoder = tiny_run.catalogue(), tiny_run.model("behaviour").encoders["behaviour"]
+    embedder = Embedder.from_run(tiny_run, tiny_run.model("align"))
+    content = embedder.text(catalogue.text()[:]) + embedder.images(list(np.asarray(catalogue.images)))
+    expected = torch.from_numpy((content - content.mean(0)) / content.std(0))
+    torch.testing.assert_close(encoder.features, expected, rtol=1e-3, atol=1e-3)
+    assert encoder.described.all()
+
+
+def test_content_must_come_from_somewhere(tiny_config, tmp_path):
+    run = start(tiny_config(tmp_path / "run", "stages.behaviour.init=[]"))
+    with pytest.raises(CatalignError, match=r"stages\.behaviour: encoder\.behaviour\.items=content needs content"):
+        run_stage(run, "behaviour", progress=False)
+
+
+def test_behaviour_goes_on_bit_for_bit(tiny_config, tmp_path):
+    alone = ["encoder.behaviour.items=ids", "stages.behaviour.init=[]"]
+    whole = run_stage(start(tiny_config(tmp_path / "whole", *alone)), "behaviour", progress=False)
+    resumed = stop_then_resume(start(tiny_config(tmp_path / "resumed", *alone)), "behaviour", steps=2)
+    first, second = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,1 +1,1 @@
-"""Catalogues: read from any table or folder, prepared once, memory-mapped from then on."""
+"""What models read and write: catalogues, prepared once from any table or folder, and stores of embeddings."""

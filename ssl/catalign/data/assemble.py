@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from catalign.artifacts import atomic
-from catalign.config import ColumnsConfig, DataConfig
-from catalign.data import quarantine, splits
+from catalign.config import ColumnsConfig, DataConfig, InteractionsConfig
+from catalign.data import log_files, logs, quarantine, splits
 from catalign.data.chunks import Part, Plan
 from catalign.data.quarantine import BadRow
 from catalign.data.sources import Source
@@ -38,20 +38,53 @@ def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, so
     table = _write_table(folder, plan, parts, keep)
     divided = _write_splits(folder, table, has_image, plan.columns, config)
     _write_tokens(folder, table, plan.columns, config)
-    histories = source.histories()
-    if histories is not None:
-        histories.select(table.column("row").to_numpy(), total).save(folder)
+    log = _write_histories(folder, table, config, source, total)
     return {
         "rows": count,
         "source_rows": total,
         "bad_rows": len(bad),
         "bad_kinds": quarantine.counts(bad),
         "divided_groups": divided,
-        "histories": histories is not None,
+        "histories": log is not None,
+        "log": log or None,
         "config": config.model_copy(update={"columns": plan.columns}).model_dump(
             mode="json", exclude={"cache", "workers", "root", "fallback", "fallback_columns"}
         ),
     }
+
+
+def _write_histories(
+    folder: Path, table: pa.Table, config: DataConfig, source: Source, total: int
+) -> dict[str, Any] | None:
+    """Write the log's histories, or else the source's own; returns what was left out, None without histories."""
+    log = config.interactions
+    if log is not None and log.path is not None:
+        events = log_files.read(log)
+        quarantine.write(folder / logs.REPORT, events.bad)
+        check_log(config, events.bad, events.rows, folder)
+        if source.bare:  # its products are the items of this log
+            _, histories, facts = logs.of_own_items(events, log)
+            histories = histories.select(table["row"].to_numpy(), total)
+        else:
+            histories, facts = logs.histories(events, table["id"].to_pylist(), log)
+        histories.hold_out(log).save(folder)
+        return facts
+    own = source.histories()
+    if own is None:
+        if log is not None:
+            raise CatalignError(f"{config.name!r} has no histories of its own", "name a log: data.interactions.path")
+        return None
+    log = log or InteractionsConfig(min_user=1)
+    own = own.select(table["row"].to_numpy(), total).core(log.min_user, log.min_item)
+    if not len(own):
+        raise CatalignError(f"no user of {config.name!r} has {log.min_user} events", "lower data.interactions.min_user")
+    own.hold_out(log).save(folder)
+    return {}
+
+
+def check_log(config: DataConfig, bad: list[BadRow], rows: int, folder: Path) -> None:
+    """Stop when too many rows of the log are bad, as :func:`catalign.data.quarantine.check_share` does."""
+    quarantine.check_share(f"the log of {config.name}", bad, rows, config.max_bad_share, folder / logs.REPORT)
 
 
 def _usable(parts: list[Part]) -> tuple[list[np.ndarray], list[BadRow], int]:

@@ -168,9 +168,14 @@ class BatchLoader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, the same whenever and in whatever order it is asked for."""
+        return self._gather(self._rows_of(step), step)
+
+    def _rows_of(self, step: int) -> np.ndarray:
         epoch, position = divmod(step, self.batches_per_epoch)
         first = (position * self.world + self.rank) * self.batch_size
-        rows = self._epoch(epoch)[first : first + self.batch_size]
+        return self._epoch(epoch)[first : first + self.batch_size]
+
+    def _gather(self, rows: np.ndarray, step: int) -> Batch:
         first_text = second_text = None
         if "text" in self.modalities and "text" not in (self.features or {}):
             first_text = self._choose_fields(rows, self.weights, step, _FIELDS)

@@ -9,29 +9,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 
 from catalign.artifacts import unseal
 from catalign.config import DataConfig
-from catalign.data import images, quarantine, splits
+from catalign.data import images, interactions, logs, quarantine, splits
+from catalign.data.assemble import check_log
+from catalign.data.interactions import Histories
 from catalign.data.prepare import columns_of, prepare
 from catalign.data.quarantine import BadRow
 from catalign.data.text import Ragged, Vocabulary
 from catalign.errors import CatalignError, unknown
 
-if TYPE_CHECKING:
-    from catalign.data.interactions import Histories
-
 _REMEDY = "delete the folder and prepare it again: catalign data"
-
-
-def _histories(path: Path) -> Histories:
-    from catalign.data.interactions import Histories
-
-    return Histories.load(path)
 
 
 class Texts(Sequence[str]):
@@ -105,7 +98,7 @@ class Catalogue:
         self.tokens = {field: Ragged.load(path, f"tokens{place}") for place, field in enumerate(self.fields)}
         self.has_text: np.ndarray = next(iter(self.tokens.values())).lengths > 0
         self.vocabulary = Vocabulary.load(path)
-        self.histories: Histories | None = _histories(path) if manifest["histories"] else None
+        self.histories: Histories | None = Histories.load(path) if manifest["histories"] else None
 
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.path / f"{name}.npy", allow_pickle=False)
@@ -135,6 +128,9 @@ class Catalogue:
         bad = catalogue.quarantine if catalogue.manifest["bad_rows"] else []
         # The limit changes nothing that is prepared, so it is the config's, not the cache's.
         quarantine.check_share(config.name, bad, catalogue.manifest["source_rows"], config.max_bad_share, report)
+        if log := catalogue.manifest.get("log"):
+            bad = quarantine.read(catalogue.path / logs.REPORT) if log["bad_rows"] else []
+            check_log(config, bad, log["rows"], catalogue.path)
         return catalogue.weighted(config)
 
     def weighted(self, config: DataConfig) -> Catalogue:
@@ -237,6 +233,8 @@ class Catalogue:
                 **{name: int((values == "").sum()) for name, values in self.attributes.items()},
             },
             "quarantine": {"rows": self.manifest["bad_rows"], **self.manifest["bad_kinds"]},
+            "behaviour": self.histories.describe() if self.histories is not None else None,
+            "log": self.manifest.get("log"),
             "vocabulary": self.vocabulary.size,
             "image_size": list(self.images.shape[1:3]),
         }
@@ -258,6 +256,10 @@ class Catalogue:
             "vocabulary": f"{facts['vocabulary']:,} tokens",
             "quarantine": f"{bad:,} rows, see {self.path / quarantine.REPORT}" if bad else "no bad rows",
         }
+        if facts["behaviour"] is not None:
+            lines["behaviour"] = interactions.in_words(facts["behaviour"])
+        if facts["log"] is not None:
+            lines["log"] = logs.in_words(facts["log"])
         return "\n".join([f"Catalogue {self.name}", *(f"  {key:<11} {value}" for key, value in lines.items())])
 
     def _repr_html_(self, count: int = 8) -> str:

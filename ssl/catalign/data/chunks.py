@@ -7,7 +7,6 @@ a chunk is done exactly when its JSON file exists, so that a killed preparation 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pyarrow import feather
 from catalign.artifacts import atomic, read_json, write_json
 from catalign.config import ColumnsConfig
 from catalign.data import images
+from catalign.data.cells import BadCellError, scalar
 from catalign.data.quarantine import MALFORMED, BadRow
 from catalign.data.sources import Chunk
 from catalign.data.text import clean
@@ -36,12 +36,14 @@ class Plan:
         image_size: Height and width of a stored photo.
         images: Where relative image paths start.
         parts: The folder chunks are written to.
+        bare: Whether a product may have neither a text nor a photo.
     """
 
     columns: ColumnsConfig
     image_size: tuple[int, int]
     images: Path | None
     parts: Path
+    bare: bool = False
 
     def schema(self) -> pa.Schema:
         """The columns of a chunk's table, and of the catalogue's."""
@@ -81,12 +83,6 @@ class Part:
         return report["rows"], [BadRow(**row) for row in report["bad"]]
 
 
-class _BadCellError(ValueError):
-    def __init__(self, column: str | None, reason: str) -> None:
-        super().__init__(reason)
-        self.column, self.reason = column or "", reason
-
-
 def process(number: int, first: int, chunk: Chunk, plan: Plan) -> int:
     """Check and decode one chunk and write its part.
 
@@ -109,10 +105,10 @@ def process(number: int, first: int, chunk: Chunk, plan: Plan) -> int:
         identity = ""
         try:
             if cells.pop(MALFORMED, None):
-                raise _BadCellError(None, chunk[MALFORMED][offset])
+                raise BadCellError(None, chunk[MALFORMED][offset])
             identity = _id(cells, first + offset, plan.columns)
             row, photo = _row(cells, plan)
-        except _BadCellError as error:
+        except BadCellError as error:
             bad.append(BadRow(first + offset, identity, error.column, error.reason))
             continue
         for name, value in {**row, "id": identity, "row": first + offset, "has_image": photo is not None}.items():
@@ -142,9 +138,9 @@ def _row(cells: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], np.ndarray 
         try:
             photo = images.load(cells[columns.image], plan.image_size, plan.images)
         except images.BadImageError as error:
-            raise _BadCellError(columns.image, str(error)) from None
-    if photo is None and not any(row[f"text:{field}"] for field in columns.read):
-        raise _BadCellError(next(iter(columns.text)), "missing text: neither a text nor an image")
+            raise BadCellError(columns.image, str(error)) from None
+    if not plan.bare and photo is None and not any(row[f"text:{field}"] for field in columns.read):
+        raise BadCellError(next(iter(columns.text)), "missing text: neither a text nor an image")
     return row, photo
 
 
@@ -153,7 +149,7 @@ def _id(cells: dict[str, Any], row: int, columns: ColumnsConfig) -> str:
         return str(row)
     identity = scalar(cells[columns.id], columns.id)
     if not identity:
-        raise _BadCellError(columns.id, "missing id")
+        raise BadCellError(columns.id, "missing id")
     return identity
 
 
@@ -161,16 +157,5 @@ def _text(cell: Any, column: str) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if not isinstance(cell, str):
-        raise _BadCellError(column, f"wrong type: {type(cell).__name__}, not text")
+        raise BadCellError(column, f"wrong type: {type(cell).__name__}, not text")
     return clean(cell)
-
-
-def scalar(cell: Any, column: str) -> str:
-    """An id, attribute, group or split as text: 2011.0 is "2011", a missing value is ""."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    if isinstance(cell, list | tuple | set | Mapping | bytes | np.ndarray):
-        raise _BadCellError(column, f"wrong type: {type(cell).__name__}, not a single value")
-    return str(cell).strip()

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from catalign.artifacts import digest, is_sealed, seal
 from catalign.config import ColumnsConfig, DataConfig
+from catalign.data import log_files
 from catalign.data.assemble import assemble
 from catalign.data.chunks import Part, Plan, process
 from catalign.data.sources import Chunk, Source
@@ -34,10 +35,27 @@ def open_source(config: DataConfig) -> tuple[Source, ColumnsConfig]:
         CatalignError: The source does not exist.
     """
     use_fallback = uses_fallback(config)
+    if config.home is not None and not use_fallback:
+        _check_local(config)
     component = config.fallback if use_fallback and config.fallback else config.source
     columns = columns_of(config)
     where = "data.fallback" if use_fallback else "data.source"
     return build("source", component.name, where=where, **component.options), columns
+
+
+def _check_local(config: DataConfig) -> None:
+    """Check that the files of a public data set are there; the error says where it is public."""
+    log = config.interactions.path if config.interactions is not None else None
+    files = {f"data.source.{option}": config.source.options.get(option) for option in ("path", "attributes")}
+    for key, path in {"data.interactions.path": log, **files}.items():
+        if path is not None and not Path(str(path)).expanduser().exists():
+            name = str(path).removeprefix(f"{config.root}/")  # "None/…" where there is none
+            where = f"below data.root={config.root}" if config.root else "as data.root is not given"
+            raise CatalignError(
+                f"{config.name}: no file {name} {where}",
+                f"it is public at {config.home}; copy it into a folder and say data.root=FOLDER (or set the "
+                f"environment variable CATALIGN_DATA), or name the file itself: {key}=FILE",
+            )
 
 
 def uses_fallback(config: DataConfig) -> bool:
@@ -82,6 +100,8 @@ def fingerprint(source: Source, columns: ColumnsConfig, config: DataConfig) -> s
     """A hash of the source's content and of every setting that changes what is prepared."""
     settings = config.model_copy(update={"columns": columns}).model_dump(mode="json", include=_SETTINGS)
     settings["columns"]["text"] = list(columns.text)  # the order matters, the sampling weights do not
+    if config.interactions is not None:
+        settings["interactions"] = log_files.fingerprint(config.interactions)
     return digest([VERSION, source.fingerprint(), settings])
 
 
@@ -107,7 +127,7 @@ def prepare(config: DataConfig, progress: bool = True) -> Path:
     if is_sealed(folder):
         return folder
     check_columns(source.columns(), columns)
-    plan = Plan(columns, config.image_size, source.images, cache / f".{folder.name}.parts")
+    plan = Plan(columns, config.image_size, source.images, cache / f".{folder.name}.parts", source.bare)
     for new in (folder, plan.parts):
         new.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{folder.name}.lock"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +31,12 @@ class Ragged:
         self.values, self.offsets = values, offsets
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> Ragged:
-        """Pack rows into int32 values."""
-        arrays = [np.asarray(row, dtype=np.int32) for row in rows]
+    def of(cls, rows: Iterable[Sequence[int] | np.ndarray], dtype: Any = np.int32) -> Ragged:
+        """Pack rows into values of one integer type."""
+        arrays = [np.asarray(row, dtype=dtype) for row in rows]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32), offsets)
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=dtype), offsets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -46,6 +47,20 @@ class Ragged:
         """(B,) int64 lengths of some rows."""
         return self.offsets[rows + 1] - self.offsets[rows]
 
+    def offsets_of(self, kept: np.ndarray) -> np.ndarray:
+        """(N + 1,) int64 offsets of the same rows when only some values are kept, (total,) bool."""
+        return np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
+
+    def of_each(self, value: int, dtype: Any) -> Ragged:
+        """Rows of the same lengths that hold one value throughout."""
+        return Ragged(np.full(len(self.values), value, dtype=dtype), self.offsets)
+
+    def slices(self, starts: np.ndarray, stops: np.ndarray) -> Ragged:
+        """R new rows: the values from ``starts[i]`` to before ``stops[i]``, which may overlap."""
+        offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
+        return Ragged(self.values[places], offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -54,6 +69,9 @@ class Ragged:
             raise IndexError(f"row {row} of {len(self)}")
         row %= len(self)
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         return f"Ragged({len(self)} rows, {len(self.values)} values)"

@@ -40,10 +40,12 @@ class Source(ABC):
     Attributes:
         images: Folder that relative image paths start from.
         rows: Number of rows, where it is known without reading them.
+        bare: Whether products may have neither a text nor a photo: behaviour alone tells of them.
     """
 
     images: Path | None = None
     rows: int | None = None
+    bare: bool = False
 
     @abstractmethod
     def columns(self) -> list[str]:
@@ -62,19 +64,19 @@ class Source(ABC):
         return None
 
 
-def existing(path: str) -> Path:
-    """The path of a source, checked.
+def existing(path: str, key: str = "data.source.path") -> Path:
+    """The path that a config key names, checked.
 
     Raises:
         CatalignError: It was not given or does not exist.
     """
     if path == "???":
-        raise CatalignError("the catalogue's path is not given", "name it: data.source.path=PATH")
+        raise CatalignError("the catalogue's path is not given", f"name it: {key}=PATH")
     found = Path(path).expanduser()
     if not found.exists():
         raise CatalignError(
             f"{found} does not exist",
-            "check data.source.path; a local copy of public data is found with data.root=FOLDER "
+            f"check {key}; a local copy of public data is found with data.root=FOLDER "
             "or the environment variable CATALIGN_DATA=FOLDER",
         )
     return found
@@ -83,13 +85,13 @@ def existing(path: str) -> Path:
 def folder_fingerprint(folder: Path) -> str:
     """Hash of the names, sizes and modification times below a folder: reading every photo would take too long."""
     entries = []
-    for path in _files(folder):
+    for path in files_below(folder):
         status = path.stat()
         entries.append([path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns])
     return digest(entries, length=64)
 
 
-def _files(folder: Path, suffixes: frozenset[str] | None = None) -> list[Path]:
+def files_below(folder: Path, suffixes: frozenset[str] | None = None) -> list[Path]:
     """The files below a folder, hidden ones left out, in an order that is the same on every machine."""
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -105,7 +107,7 @@ class _Table(Source):
 
     def __init__(self, path: str, images: str | None) -> None:
         self.path = existing(path)
-        self.files = _files(self.path, self.suffixes) if self.path.is_dir() else [self.path]
+        self.files = files_below(self.path, self.suffixes) if self.path.is_dir() else [self.path]
         if not self.files:
             kinds = " or ".join(sorted(self.suffixes))
             raise CatalignError(f"no {kinds} file in {self.path}", "check data.source.path")
@@ -274,7 +276,7 @@ def table(*, path: str, images: str | None = None) -> Source:
     """
     found = existing(path)
     kinds: tuple[type[_Table], ...] = (Parquet, Csv, JsonLines)
-    names = [file.suffix.lower() for file in _files(found)] if found.is_dir() else [found.suffix.lower()]
+    names = [file.suffix.lower() for file in files_below(found)] if found.is_dir() else [found.suffix.lower()]
     for kind in kinds:
         if kind.suffixes.intersection(names):
             return kind(path=path, images=images)  # type: ignore[call-arg]
@@ -296,7 +298,7 @@ class Folder(Source):
         self.images = existing(path)
         if not self.images.is_dir():
             raise CatalignError(f"{path} is a file, not a folder", "data=table reads tables")
-        self.files = [file.relative_to(self.images) for file in _files(self.images, SUFFIXES)]
+        self.files = [file.relative_to(self.images) for file in files_below(self.images, SUFFIXES)]
         self.rows = len(self.files)
 
     def columns(self) -> list[str]:
@@ -322,4 +324,5 @@ class Folder(Source):
 
 # Sources in modules of their own, which import this one: they are known once this one is.
 import catalign.data.hub  # noqa: E402
+import catalign.data.logs  # noqa: E402
 import catalign.data.synthetic  # noqa: E402, F401

@@ -20,8 +20,8 @@ from catalign.data.synthetic_texts import description, title
 from catalign.errors import CatalignError, unknown
 from catalign.registry import register
 
-VERSION = 1
-"""Part of the fingerprint: raise it when the same options would give other products."""
+VERSION = 2
+"""Part of the fingerprint: raise it when the same options would give other products or histories."""
 
 _MATERIALS = {
     "t-shirt": ["cotton", "cotton", "silk", "wool"],

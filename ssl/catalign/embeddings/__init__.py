@@ -1,1 +1,1 @@
-"""Embeddings as data: stores of vectors, the models that fill them, and their fusion into one vector per product."""
+"""The models that fill embedding stores, and their fusion into one vector per product."""

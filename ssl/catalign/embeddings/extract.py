@@ -15,10 +15,12 @@ from torch.nn import functional
 
 from catalign.data import images
 from catalign.data.catalogue import Catalogue
+from catalign.data.history_batches import BEHAVIOUR, pad_histories
 from catalign.data.ragged import Ragged
+from catalign.data.store import FEATURES, EmbeddingStore
 from catalign.data.text import clean
-from catalign.embeddings.store import FEATURES, EmbeddingStore
 from catalign.encoders.base import Encoder
+from catalign.encoders.sequence import SequenceEncoder
 from catalign.errors import CatalignError
 from catalign.training.features import pooled_features
 from catalign.training.model import Model
@@ -122,6 +124,30 @@ class Embedder:
                 "give the path of a JPEG, PNG, WebP, GIF, BMP or TIFF photo",
             ) from None
 
+    def histories(self, histories: Sequence[np.ndarray], batch_size: int = 512) -> np.ndarray:
+        """Embed what users did.
+
+        Args:
+            histories: n arrays of product rows, oldest first; see :meth:`Catalogue.row`.
+            batch_size: Histories per batch.
+
+        Returns:
+            (n, D) float32 of length 1.
+
+        Raises:
+            CatalignError: The model has no behaviour encoder, or a history is empty or not of the catalogue.
+        """
+        self._needs(BEHAVIOUR)
+        encoder = cast(SequenceEncoder, self.model.encoders[BEHAVIOUR])
+        for number, history in enumerate(histories):
+            if not len(history) or min(history) < 0 or max(history) >= encoder.mask_row:
+                raise CatalignError(
+                    f"history {number} is empty or names rows that are no products: {list(history)[:5]}",
+                    f"give product rows from 0 to {encoder.mask_row - 1}",
+                )
+        parts = (histories[start : start + batch_size] for start in range(0, len(histories), batch_size))
+        return self._embed(BEHAVIOUR, [pad_histories(part, encoder.max_length) for part in parts])
+
     def _needs(self, modality: str) -> None:
         if modality not in self.model.encoders:
             known = ", ".join(self.model.encoders)
@@ -155,17 +181,22 @@ class Embedder:
             **manifest: Further entries of the store's manifest.
 
         Returns:
-            A store of ``text``, ``image`` (aligned) and ``text_features``, ``image_features`` (pooled), as far as the
-            model has encoders for them.
+            A store of ``text``, ``image`` (aligned), ``behaviour`` (item vectors, if objectives score them) and
+            ``text_features``, … (pooled), as far as the model has encoders for them.
+
+        Raises:
+            CatalignError: The model has no embedding of products at all.
         """
         has = {"text": catalogue.has_text, "image": catalogue.has_image}
-        modalities = [modality for modality in has if modality in self.model.encoders]
+        encoders = cast(dict[str, Encoder], self.model.encoders)
+        if BEHAVIOUR in encoders:
+            has[BEHAVIOUR] = cast(SequenceEncoder, encoders[BEHAVIOUR]).known.cpu().numpy()
+        modalities = [modality for modality in has if modality in encoders and self.model.describes_products(modality)]
         names = [*modalities, *(f"{modality}{FEATURES}" for modality in modalities)]
         manifest = {**self.manifest, **manifest, "weights": weights_digest(self.model), "data": catalogue.fingerprint}
         with EmbeddingStore.writing(path, catalogue.ids, names, has, **manifest) as writer:
             for modality in modalities:
-                encoder = cast(Encoder, self.model.encoders[modality])
-                batches = pooled_features(encoder, catalogue, modality, batch_size)
+                batches = pooled_features(encoders[modality], catalogue, modality, batch_size)
                 total = -(-len(catalogue) // batch_size)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     for pooled in track(batches, f"embedding {modality}", total, disable=not progress):

@@ -2,6 +2,7 @@
 
 from catalign.encoders.base import Encoded, Encoder, build_encoders
 from catalign.encoders.image import ImageEncoder
+from catalign.encoders.sequence import SequenceEncoder
 from catalign.encoders.text import TextEncoder
 
-__all__ = ["Encoded", "Encoder", "ImageEncoder", "TextEncoder", "build_encoders"]
+__all__ = ["Encoded", "Encoder", "ImageEncoder", "SequenceEncoder", "TextEncoder", "build_encoders"]

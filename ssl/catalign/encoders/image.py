@@ -15,7 +15,6 @@ from lightly.models.utils import get_2d_sine_cosine_positional_embedding_from_gr
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from catalign.data.text import Vocabulary
 from catalign.encoders.base import Encoded, Encoder
 from catalign.errors import CatalignError
 from catalign.registry import register
@@ -30,7 +29,6 @@ class ImageEncoder(Encoder):
     to encode, prefix tokens counted first, as lightly counts them; the others cost nothing (He et al. 2022).
 
     Args:
-        vocabulary: Not used; encoders of all modalities are built alike.
         model: A timm model name.
         size: Height and width of the input in pixels.
         pretrained: Load timm's weights (from the network on first use).
@@ -56,7 +54,6 @@ class ImageEncoder(Encoder):
 
     def __init__(
         self,
-        vocabulary: Vocabulary | None = None,
         *,
         model: str = "resnet18",
         size: tuple[int, int] = (64, 64),

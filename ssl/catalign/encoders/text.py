@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
+from catalign.data.catalogue import Catalogue
 from catalign.data.text import Vocabulary
-from catalign.encoders.base import Encoded, Encoder
+from catalign.encoders.base import Encoded, Encoder, by_length
 from catalign.errors import CatalignError
 from catalign.registry import register
 
@@ -82,6 +82,11 @@ class TextEncoder(Encoder):
         self.width = self.model.config.hidden_size
         self._has_segments = getattr(self.model.config, "type_vocab_size", 0) > 1
 
+    @classmethod
+    def of(cls, catalogue: Catalogue, **options: Any) -> Self:
+        """An encoder over a catalogue's vocabulary."""
+        return cls(catalogue.vocabulary, **options)
+
     @property
     def embedding_weight(self) -> Tensor:
         """(V, D) input embeddings, which a vocabulary decoder may be tied to."""
@@ -90,16 +95,12 @@ class TextEncoder(Encoder):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Encoded:
         """Encode ``tokens``; padding is attended to by nothing and pooled by nothing."""
+
+        def encode(rows: Tensor, length: int) -> Tensor:
+            return self._encode({key: batch[key][rows, :length] for key in self.keys if key in batch})
+
         mask = batch["token_mask"]
-        longest = mask.shape[1]
-        ends = (mask * torch.arange(1, longest + 1, device=mask.device)).amax(1)
-        order = ends.argsort(stable=True)
-        parts = []
-        for rows in order.tensor_split(max(1, min(self.buckets, len(order) // 8))):
-            length = int(ends[rows[-1]])
-            inputs = {key: batch[key][rows, :length] for key in self.keys if key in batch}
-            parts.append(F.pad(self._encode(inputs), (0, 0, 0, longest - length)))
-        tokens = torch.cat(parts)[order.argsort()]
+        tokens = by_length(mask, self.buckets, encode)
         return Encoded(tokens=tokens, pooled=self.pool(tokens, mask), mask=mask)
 
     def _encode(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -14,10 +14,10 @@ from catalign import registry
 from catalign.artifacts import digest, read_json, write_json
 from catalign.config import Config
 from catalign.data.catalogue import Catalogue
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
 from catalign.embeddings.fusion.weighted import PUBLISHED, Weighted
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
 from catalign.provenance import describe_hardware, describe_versions, git_revision, portable
 from catalign.training.run import Run

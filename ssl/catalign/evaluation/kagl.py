@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from catalign.artifacts import digest
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion.weighted import PUBLISHED
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
 from catalign.evaluation.base import TIES, Context, Result, Skipped, TextEmbedder, Vectors, protocol
 from catalign.evaluation.baselines import random_metrics, tfidf, word_orders

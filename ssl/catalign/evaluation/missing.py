@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from catalign.data.catalogue import Catalogue
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion import Fusion
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import TIES, Context, QueryEmbedder, Result, Skipped, data_of, protocol
 from catalign.evaluation.baselines import centred, random_metrics, raw_pixels, tfidf, word_orders

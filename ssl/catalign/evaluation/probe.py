@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import issparse
 from sklearn.metrics import accuracy_score, f1_score
 
-from catalign.embeddings.store import EmbeddingStore
+from catalign.data.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Result, Skipped, data_of, protocol
 from catalign.evaluation.baselines import raw_pixels, tfidf

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from catalign.embeddings.store import EmbeddingStore
+from catalign.data.store import EmbeddingStore
 from catalign.errors import unknown
 from catalign.evaluation.base import TIES, Context, Result, Skipped, Vectors, data_of, protocol
 from catalign.evaluation.baselines import centred, random_metrics, raw_pixels, tfidf, word_orders

@@ -33,6 +33,7 @@ class Objective(nn.Module):
         modalities: Encoders that it needs.
         stream: Objectives of one stream share the prepared batch and the forward pass.
         corrupts: Whether its ``prepare`` destroys information, and so comes after those that don't.
+        scores_items: Whether it compares histories with item vectors, which then stand for products in a store.
 
     Raises:
         CatalignError: An encoder that it needs is missing.
@@ -41,6 +42,7 @@ class Objective(nn.Module):
     modalities: tuple[str, ...] = ()
     stream: ClassVar[str]
     corrupts: ClassVar[bool] = False
+    scores_items: ClassVar[bool] = False
     encoders: nn.ModuleDict
 
     def __init__(self, encoders: nn.ModuleDict) -> None:
@@ -219,12 +221,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         values: Any shape, of this rank.
         mask: The same shape, bool.
     """
-    count = mask.sum().to(values.dtype)
+    total = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device)).sum()
+    return total / mean_count(mask).to(values.dtype)
+
+
+def mean_count(mask: Tensor) -> Tensor:
+    """How often ``mask`` holds on a rank, the mean over ranks; 1 where it holds nowhere."""
+    count = mask.sum().float()
     if dist.world_size() > 1:
         torch.distributed.all_reduce(count)
         count = count / dist.world_size()
-    total = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device)).sum()
-    return total / torch.where(count > 0, count, 1)
+    return torch.where(count > 0, count, 1)
 
 
 def present(batch: Mapping[str, Tensor], modality: str) -> Tensor:

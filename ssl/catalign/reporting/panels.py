@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from catalign.data.catalogue import Catalogue
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion import Fusion, fuse_store
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError
 from catalign.reporting import plots
 from catalign.training.run import Run

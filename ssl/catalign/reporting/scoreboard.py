@@ -17,7 +17,19 @@ from catalign.training.run import Run
 
 HEADLINES = ("recall@10", "linear accuracy", "perplexity", "accuracy", "precision@10", "ndcg@10", "mrr")
 """Metrics for a tile or a bar chart, most telling first."""
-HIGHER = ("recall", "hit", "precision", "mrr", "map", "ndcg", "accuracy", "macro_f1", "avg_recall", "avg_precision")
+HIGHER = (
+    "recall",
+    "hit",
+    "hr",
+    "precision",
+    "mrr",
+    "map",
+    "ndcg",
+    "accuracy",
+    "macro_f1",
+    "avg_recall",
+    "avg_precision",
+)
 LOWER = ("loss", "perplexity", "median_rank")
 """Metrics with a better end, before any ``@k``; of others no best is marked."""
 COLUMNS = ("recall@1", "recall@10", "mrr@10", "map", "ndcg@10", "median_rank", "hit@1", "hit@10")

@@ -26,7 +26,18 @@ BASELINES = {
     "majority": "majority class",
     "start": "before training",
     "unigram": "unigram model",
+    "popularity": "popularity",
+    "popularity_leaking": "popularity, as published: it counts the targets",
+    "item_knn": "item-kNN",
+    "bpr_mf": "BPR-MF",
 }
+FITTED = {
+    "popularity": "train events",
+    "popularity_leaking": "all events, test too",
+    "item_knn": "train events",
+    "bpr_mf": "train events",
+}
+"""What baselines are fitted on, of those that are fitted on anything."""
 _MARKED = re.compile(r"(<!-- table:(?P<name>[\w/.-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -81,13 +92,16 @@ def _tex(text: str) -> str:
     return text.replace("→", r"$\rightarrow$").replace("±", r"$\pm$").replace("–", "--")
 
 
-def ranking_table(results: Sequence[Result], published: Mapping[str, Any] | None, columns: Mapping[str, str]) -> Table:
+def ranking_table(
+    results: Sequence[Result], published: Mapping[str, Any] | None, columns: Mapping[str, str], digits: int = 3
+) -> Table:
     """Published rows, ours and the trivial ones, one metric per column, the best of each column in bold.
 
     Args:
         results: Results of one protocol.
-        published: What ``published.json`` holds, or None.
-        columns: Column title to metric key.
+        published: What ``published.json`` holds of this protocol, or None.
+        columns: Column title to metric key. A row without any of them is left out.
+        digits: Decimals of numbers below 10.
 
     Raises:
         CatalignError: The numbers are of different protocols.
@@ -99,19 +113,22 @@ def ranking_table(results: Sequence[Result], published: Mapping[str, Any] | None
                 f"numbers of different protocols cannot stand in one column: published {published['protocol']}, {used}",
                 "compare the protocol's choices in the result file with the benchmark's spec.yaml",
             )
-    rows = [*_published(published), *_ours(results), *_baselines(results)]
+    every = [*_published(published), *_ours(results), *_baselines(results, digits)]
+    rows = [row for row in every if any(key in row.metrics for key in columns.values())]
     shown = [column for column, key in columns.items() if any(key in row.metrics for row in rows)]
     sizes = any(row.parameters for row in rows)
     header = ["model", "trained on", *(["parameters"] if sizes else []), *shown]
     cells = []
     for row in rows:
         size = [f"{row.parameters / 1e6:.1f} M" if row.parameters else ABSENT] if sizes else []
-        cells.append([row.label, row.training, *size, *(_number(row.metrics.get(columns[title])) for title in shown)])
+        numbers = (_number(row.metrics.get(columns[title]), digits) for title in shown)
+        cells.append([row.label, row.training, *size, *numbers])
     best: set[tuple[int, int]] = set()
     for column, title in enumerate(shown, len(header) - len(shown)):
         best |= {(row, column) for row in _best([cells[i][column] for i in range(len(rows))], columns[title])}
     rules = {i for i in range(1, len(rows)) if rows[i].role != rows[i - 1].role}
-    return Table(header, cells, best, _notes(results, published), rules)
+    noted = published if any(row.role == "published" for row in rows) else None
+    return Table(header, cells, best, _notes(results, noted), rules)
 
 
 def comparison_table(results: Sequence[Result], protocols: Mapping[str, str], metrics: Mapping[str, str]) -> Table:
@@ -191,11 +208,11 @@ def _entry(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _number(entry: tuple[float, float] | None) -> str:
+def _number(entry: tuple[float, float] | None, digits: int = 3) -> str:
     if entry is None:
         return ABSENT
     mean, std = entry
-    digits = 3 if abs(mean) < 10 else 1
+    digits = digits if abs(mean) < 10 else 1
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std > 0 else "")
 
 
@@ -236,7 +253,7 @@ def _ours(results: Sequence[Result]) -> list[Row]:
     ]
 
 
-def _baselines(results: Sequence[Result]) -> list[Row]:
+def _baselines(results: Sequence[Result], digits: int) -> list[Row]:
     """Each baseline once if all results agree on it, else once per result."""
     rows = []
     for name in dict.fromkeys(name for result in results for name in result.baselines):
@@ -245,12 +262,12 @@ def _baselines(results: Sequence[Result]) -> list[Row]:
             for result in results
             if name in result.baselines
         }
-        label = BASELINES.get(name, name)
-        rounded = [{key: f"{mean:.3f}" for key, (mean, _) in metrics.items()} for metrics in found.values()]
+        label, fitted = BASELINES.get(name, name), FITTED.get(name, "nothing")
+        rounded = [{key: f"{mean:.{digits}f}" for key, (mean, _) in metrics.items()} for metrics in found.values()]
         if all(numbers == rounded[0] for numbers in rounded):
-            rows.append(Row(label, "baseline", "nothing", None, next(iter(found.values()))))
+            rows.append(Row(label, "baseline", fitted, None, next(iter(found.values()))))
         else:
-            rows += [Row(f"{label} of {row}", "baseline", "nothing", None, metrics) for row, metrics in found.items()]
+            rows += [Row(f"{label} of {row}", "baseline", fitted, None, metrics) for row, metrics in found.items()]
     return rows
 
 
@@ -271,9 +288,20 @@ def _notes(results: Sequence[Result], published: Mapping[str, Any] | None) -> li
 
 def published_rows(benchmark: str, protocol: str, root: Path | None = None) -> list[dict[str, Any]]:
     """Published rows that may stand beside results of a protocol: ``row``, ``metrics``, ``source``, …; or none."""
-    path = (root or config_folder().parent) / "benchmarks" / benchmark / "published.json"
-    published = read_json(path) if path.is_file() else None
-    return list(published["rows"]) if published and published["protocol"] == protocol else []
+    folder = (root or config_folder().parent) / "benchmarks" / benchmark
+    return [row for group in _published_groups(folder) if group["protocol"] == protocol for row in group["rows"]]
+
+
+def _published_groups(folder: Path) -> list[dict[str, Any]]:
+    """What ``published.json`` holds: the rows of one protocol, or a list of such, one for each protocol."""
+    path = folder / "published.json"
+    found = read_json(path) if path.is_file() else []
+    return found if isinstance(found, list) else [found]
+
+
+def name_of(identity: str) -> str:
+    """The name in a protocol's id: what comes before the digest."""
+    return identity.rpartition("-")[0]
 
 
 def tables_of(folder: Path) -> dict[str, Table]:
@@ -281,14 +309,19 @@ def tables_of(folder: Path) -> dict[str, Table]:
 
     A table with ``columns`` ranks the results whose protocol has the name ``protocol`` beside the published rows; one
     with ``rows`` too shows what they reach under each condition; one with ``labels`` compares rows of results by
-    metrics of several protocols; one with ``metrics`` compares the results of the named ``protocols``, one column each.
+    metrics of several protocols; one with ``metrics`` compares the results of the named ``protocols``, one column each,
+    of the experiment ``row`` alone if it names one.
+    ``digits`` of a ranking are the decimals of its numbers, 3 if it does not say.
 
     Raises:
-        CatalignError: The numbers of a column are of different protocols.
+        CatalignError: The numbers of a column are of different protocols, or published ones are of none of the tables'.
     """
     spec: Any = OmegaConf.to_container(OmegaConf.load(folder / "spec.yaml"))
     results = load_results(folder / "results")
-    published = read_json(folder / "published.json") if (folder / "published.json").is_file() else None
+    published = {name_of(group["protocol"]): group for group in _published_groups(folder)}
+    for name in published:
+        if name not in (known := {wanted.get("protocol") for wanted in spec["tables"].values()} - {None}):
+            raise unknown(f"protocol in {folder / 'published.json'}:", name, known)
     tables = {}
     for name, wanted in spec["tables"].items():
         chosen = [result for result in results if result.protocol["name"] == wanted.get("protocol")]
@@ -297,9 +330,12 @@ def tables_of(folder: Path) -> dict[str, Table]:
         elif "rows" in wanted:
             tables[name] = grid_table(chosen, wanted["rows"], wanted["columns"])
         elif "columns" in wanted:
-            tables[name] = ranking_table(chosen, published, wanted["columns"])
+            beside = published.get(wanted["protocol"])
+            tables[name] = ranking_table(chosen, beside, wanted["columns"], wanted.get("digits", 3))
         else:
-            tables[name] = comparison_table(results, wanted["protocols"], wanted["metrics"])
+            row = wanted.get("row")
+            own = [result for result in results if row is None or result.config.get("name") == row]
+            tables[name] = comparison_table(own, wanted["protocols"], wanted["metrics"])
     return tables
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from catalign.data.catalogue import Catalogue
+from catalign.data.history_batches import BEHAVIOUR
+from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion
 from catalign.embeddings.fusion.weighted import Weighted
-from catalign.embeddings.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 from catalign.retrieval.index import Index
 from catalign.retrieval.results import Hit, Results
@@ -118,7 +119,6 @@ class Retriever:
         """
         if k < 1:
             raise CatalignError(f"k is {k}", "ask for at least one product")
-        allowed = self._allowed(filters or {})
         fusion = self._weighted(weights)
         if item is not None:
             if text is not None or image is not None:
@@ -126,9 +126,41 @@ class Retriever:
             query, itself = self._of_item(item, fusion), {str(item)}
         else:
             query, itself = self._of_query(text, image, fusion), set[str]()
-        found, scores = self.index.search(query, k + len(itself), allowed)
-        pairs = [(id, score) for id, score in zip(found[0], scores[0].tolist(), strict=False) if id not in itself]
-        return Results([self._hit(id, score) for id, score in pairs[:k]], _describe(text, image, item, filters))
+        return self._found(query, k, itself, filters, _describe(text, image, item))
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+        filters: Filters | None = None,
+    ) -> Results:
+        """The k products that someone with this history is most likely to want next.
+
+        Args:
+            history: Product ids, oldest first.
+            k: Products to return.
+            exclude_seen: Leave out the products of the history.
+            filters: As :meth:`search` takes.
+
+        Raises:
+            CatalignError: The run has no behaviour encoder, the history is empty, or a product, attribute or value is
+                unknown.
+        """
+        if k < 1:
+            raise CatalignError(f"k is {k}", "ask for at least one product")
+        if not history:
+            raise CatalignError("an empty history", "give the ids of products that the user bought or viewed")
+        vector = self.embedder.histories([np.array([self.catalogue.row(id) for id in history])])
+        query = self.fusion({BEHAVIOUR: vector}) if BEHAVIOUR in self.fusion.names else vector
+        seen = set(map(str, history)) if exclude_seen else set()
+        return self._found(query, k, seen, filters, f"after {', '.join(map(str, history))}")
+
+    def _found(self, query: np.ndarray, k: int, without: set[str], filters: Filters | None, title: str) -> Results:
+        found, scores = self.index.search(query, k + len(without), self._allowed(filters or {}))
+        pairs = [(id, score) for id, score in zip(found[0], scores[0].tolist(), strict=False) if id not in without]
+        return Results([self._hit(id, score) for id, score in pairs[:k]], title + _describe_filters(filters))
 
     @property
     def embedder(self) -> Embedder:
@@ -198,11 +230,15 @@ def _values(wanted: str | int | float | Iterable[str | int | float]) -> list[str
     return [str(value) for value in wanted]
 
 
-def _describe(text: str | None, image: Any, item: str | None, filters: Filters | None) -> str:
+def _describe(text: str | None, image: Any, item: str | None) -> str:
     parts = [f'"{text}"'] if text is not None else []
     if image is not None:
         parts.append(f"photo {image}" if isinstance(image, str | Path) else "a photo")
     if item is not None:
         parts.append(f"like product {item}")
+    return " + ".join(parts)
+
+
+def _describe_filters(filters: Filters | None) -> str:
     chosen = [f"{name}: {', '.join(_values(wanted))}" for name, wanted in (filters or {}).items()]
-    return " + ".join(parts) + (f" ({'; '.join(chosen)})" if chosen else "")
+    return f" ({'; '.join(chosen)})" if chosen else ""

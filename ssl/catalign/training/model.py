@@ -44,6 +44,10 @@ class Model(nn.Module):
                 return objective.embed(modality, pooled)
         return pooled
 
+    def describes_products(self, modality: str) -> bool:
+        """Whether a product has an embedding of this modality: of behaviour it has one if objectives score items."""
+        return modality != "behaviour" or any(objective.scores_items for objective in self.tasks().values())
+
     def tasks(self) -> dict[str, Objective]:
         """The objectives by their names in the stage."""
         return {name: cast(Objective, objective) for name, objective in self.objectives.items()}
@@ -74,7 +78,7 @@ def build_model(config: Config, stage: str, catalogue: Catalogue) -> Model:
     """
     modalities = check_stage(config, stage)
     torch.manual_seed(config.seed)
-    encoders = build_encoders({m: config.encoder_of(stage, m) for m in modalities}, catalogue.vocabulary)
+    encoders = build_encoders({m: config.encoder_of(stage, m) for m in modalities}, catalogue)
     chosen = config.stages[stage].objectives
     built = {
         key: registry.build("objective", c.name, encoders, where=f"stages.{stage}.objectives.{key}", **c.options)

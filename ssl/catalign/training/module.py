@@ -11,10 +11,10 @@ from torch import Tensor
 
 from catalign.config import TrainerConfig
 from catalign.data.batches import Batch, BatchLoader
-from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError
 from catalign.objectives.base import Forward, run_objectives
 from catalign.training import monitors
+from catalign.training.loaders import Loaders
 from catalign.training.model import Model
 from catalign.training.optim import build_optimizer, build_scheduler
 
@@ -39,8 +39,7 @@ class StageModule(pl.LightningModule):
     Args:
         model: Encoders and objectives.
         trainer_config: Optimisation settings.
-        catalogue: Where batches come from.
-        loaders: Arguments of the training and validation loaders; see :func:`catalign.training.stage.run_stage`.
+        loaders: Where batches come from.
         seed: The run's seed.
     """
 
@@ -48,35 +47,28 @@ class StageModule(pl.LightningModule):
         self,
         model: Model,
         trainer_config: TrainerConfig,
-        catalogue: Catalogue,
-        loaders: dict[str, dict[str, Any]],
+        loaders: Loaders,
         seed: int,
     ) -> None:
         super().__init__()
-        self.model, self.settings, self.catalogue = model, trainer_config, catalogue
-        self.loaders, self.seed = loaders, seed
+        self.model, self.settings, self.loaders, self.seed = model, trainer_config, loaders, seed
         self.history: list[dict[str, Any]] = []
         self._seconds, self._clock = 0.0, time.perf_counter()
         self._validation: list[dict[str, float]] = []
         self._embedded: dict[str, list[Tensor]] = {}
 
-    def _loader(self, part: str) -> BatchLoader:
-        return BatchLoader(
-            self.catalogue, rank=self.global_rank, world=self.trainer.world_size, seed=self.seed, **self.loaders[part]
-        )
-
     def train_dataloader(self) -> BatchLoader:
         """Batches of the stage's split, one long epoch."""
-        return self._loader("train")
+        return self.loaders.train(rank=self.global_rank, world=self.trainer.world_size)
 
     def val_dataloader(self) -> BatchLoader:
         """The same validation batches at every pass."""
-        return self._loader("val")
+        return self.loaders.val(rank=self.global_rank, world=self.trainer.world_size)
 
     def configure_optimizers(self) -> Any:
         """AdamW and a warm-up cosine over optimiser steps."""
         optimizer = build_optimizer(self.model, self.settings)
-        steps = self.loaders["train"]["steps"] // self.settings.accumulate
+        steps = self.loaders.steps // self.settings.accumulate
         scheduler = build_scheduler(optimizer, self.settings, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -125,7 +117,7 @@ class StageModule(pl.LightningModule):
         self._validation, self._embedded = [], {}
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._record(values, step)
-        if step > 0.5 * self.loaders["train"]["steps"]:  # an encoder fresh from its initialisation always looks flat
+        if step > 0.5 * self.loaders.steps:  # an encoder fresh from its initialisation always looks flat
             for sentence in monitors.warnings_of(values):
                 self.print(f"warning: {sentence}")
         shown = {k.removeprefix("val/"): v for k, v in values.items() if k.endswith("/loss")}

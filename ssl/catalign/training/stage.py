@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import os
 import shutil
 import signal
@@ -13,8 +12,9 @@ import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from joblib import cpu_count
@@ -24,11 +24,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from catalign import registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import Config, TrainerConfig
+from catalign.data.catalogue import Catalogue
+from catalign.data.history_batches import BEHAVIOUR
 from catalign.encoders.base import Encoder
+from catalign.encoders.sequence import SequenceEncoder
 from catalign.errors import CatalignError
-from catalign.objectives.base import Objective
+from catalign.objectives.base import Objective, unit
 from catalign.training.callbacks import HistoryWriter, StepCheckpoint, StopAtStep
 from catalign.training.features import pooled_features
+from catalign.training.loaders import fields_of, loaders_of
 from catalign.training.model import WEIGHTS, Model, build_model, modalities_of
 from catalign.training.module import StageModule
 from catalign.training.run import Run
@@ -138,12 +142,15 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
     catalogue, settings = run.catalogue(), run.config.trainer_of(name)
     model = build_model(run.config, name, catalogue)
     _start_from_parents(run, name, model)
+    _describe_items(run, name, model)
     features = _lock(run, name, model, settings)
-    module = StageModule(model, settings, catalogue, _loaders(run, name, model, settings, features), run.config.seed)
+    loaders = loaders_of(run, name, model, settings, features)
+    module = StageModule(model, settings, loaders, run.config.seed)
     stop = StopAtStep(folder / CHECKPOINT)
     starts_ranks = "LOCAL_RANK" not in os.environ  # else torchrun did, or this process is one of them
+    threads = torch.get_num_threads()
     trainer = _trainer(folder, settings, module, progress, [*callbacks, stop])
-    last, steps = folder / CHECKPOINT, module.loaders["train"]["steps"]
+    last, steps = folder / CHECKPOINT, module.loaders.steps
     handler = signal.getsignal(signal.SIGINT)
     in_charge = threading.current_thread() is threading.main_thread()  # only it may handle signals
     with warnings.catch_warnings():
@@ -167,6 +174,7 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
         finally:
             if in_charge:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it disabled
+            torch.set_num_threads(threads)
             if starts_ranks:
                 _end_ranks()
     return module
@@ -195,10 +203,40 @@ def _start_from_parents(run: Run, name: str, model: Model) -> None:
             for key in learned:
                 if key in new and type(new[key]) is type(learned[key]):
                     try:
-                        new[key].load_state_dict(learned[key].state_dict())
+                        # An objective may go on with more or fewer modalities: the heads they share are copied.
+                        new[key].load_state_dict(learned[key].state_dict(), strict=kind == "encoders")
                     except RuntimeError as error:
                         problem = f"stages.{name} cannot start from stages.{parent}: their {kind}.{key} differ in shape"
                         raise CatalignError(problem, str(error).splitlines()[-1].strip()) from None
+
+
+def _describe_items(run: Run, name: str, model: Model) -> None:
+    """Tell a behaviour encoder what the latest parent that embeds texts or photos says of the products.
+
+    Their content is the mean of the aligned vectors that a product has, each of length 1.
+    """
+    encoder = dict(model.encoders).get(BEHAVIOUR)
+    if not isinstance(encoder, SequenceEncoder) or not encoder.wants_content:
+        return
+    catalogue = run.catalogue()
+    for parent in reversed(parents_of(run.config, name)):
+        content = [modality for modality in modalities_of(run.config, parent) if modality != BEHAVIOUR]
+        if content:
+            source = run.model(parent)
+            has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
+            vectors = np.stack([_embedded(source, catalogue, modality) for modality in content])
+            encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
+            return
+    raise CatalignError(
+        f"stages.{name}: encoder.behaviour.items={encoder.items} needs content, but no stage before it has any",
+        f"let stages.{name}.init name a stage of text or image, or set encoder.behaviour.content=RUN/embeddings",
+    )
+
+
+@torch.inference_mode()
+def _embedded(model: Model, catalogue: Catalogue, modality: str) -> np.ndarray:
+    pooled = pooled_features(cast(Encoder, model.encoders[modality]), catalogue, modality)
+    return torch.cat([unit(model.embed(modality, part)) for part in pooled]).numpy()
 
 
 def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[str, torch.Tensor]:
@@ -225,46 +263,6 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
         features[modality] = torch.cat(list(parts))
         encoder.cpu()
     return features
-
-
-def fields_of(run: Run, name: str, key: Literal["text", "second_text"] = "text") -> dict[str, float] | None:
-    """The stage's own sampling weights of text columns, without those that the fallback of a public catalogue lacks."""
-    chosen, data = getattr(run.config.stages[name], key), run.config.data
-    if chosen is None or data.fallback_columns is None:
-        return chosen
-    there = run.catalogue().fields
-    return {field: w for field, w in chosen.items() if field in there or field not in data.columns.text} or None
-
-
-def _loaders(
-    run: Run, name: str, model: Model, settings: TrainerConfig, features: dict[str, torch.Tensor]
-) -> dict[str, dict[str, Any]]:
-    catalogue, stage = run.catalogue(), run.config.stages[name]
-    rows, held_out = catalogue.rows(*stage.split, share=stage.share), catalogue.rows("val")
-    if len(rows) < settings.batch_size:
-        raise CatalignError(
-            f"stages.{name}: {len(rows)} training products do not fill one batch of {settings.batch_size}",
-            f"set stages.{name}.trainer.batch_size={max(2, len(rows) // 2)} or less",
-        )
-    per_step = settings.batch_size * settings.accumulate * settings.devices
-    steps = settings.max_steps or math.ceil(settings.epochs * len(rows) / per_step)
-    size = max(1, min(settings.batch_size, len(held_out) // settings.devices))
-    common = {
-        "modalities": tuple(model.encoders),
-        "fields": fields_of(run, name),
-        "second_fields": fields_of(run, name, "second_text"),
-        "features": features or None,
-    }
-    return {
-        "train": {"rows": rows, "batch_size": settings.batch_size, "steps": steps * settings.accumulate, **common},
-        "val": {
-            "rows": held_out,
-            "batch_size": size,
-            "steps": max(1, min(settings.eval_batches, len(held_out) // (size * settings.devices))),
-            "shuffle": False,
-            **common,
-        },
-    }
 
 
 def _trainer(
@@ -296,7 +294,7 @@ def _trainer(
         strategy="ddp" if settings.devices > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         accumulate_grad_batches=settings.accumulate,
-        val_check_interval=max(1, module.loaders["train"]["steps"] // settings.evaluations),
+        val_check_interval=max(1, module.loaders.steps // settings.evaluations),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from catalign import registry
 from catalign.artifacts import sealed_folder, unseal
-from catalign.embeddings.store import EmbeddingStore
+from catalign.data.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 
 REMEDY = "fit it again: catalign index RUN"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalign.embeddings.store import EmbeddingStore
+from catalign.data.store import EmbeddingStore
 from catalign.errors import CatalignError
 
 IDS = [f"p{row}" for row in range(50)]
