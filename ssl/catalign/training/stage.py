@@ -195,10 +195,10 @@ def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Call
             if in_charge:
                 signal.signal(signal.SIGINT, stop)
             trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-            if trainer.global_rank > 0:
-                sys.exit(0)  # the other ranks were started for this stage; the first one goes on alone
             if module.history[-1]["step"] < steps:  # only a validation is recorded at the last step itself
                 trainer.validate(module, verbose=False)
+            if trainer.global_rank > 0:
+                sys.exit(0)  # the other ranks were started for this stage; the first one goes on alone
         except SystemExit as error:
             if error.code == 1:  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from None
