@@ -21,7 +21,7 @@ MAX_LENGTH = 50
 def main() -> None:
     """Time both and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides on experiment=beauty, such as data.root=PATH")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides on experiment=next_item, such as data.root=PATH")
     parser.add_argument("-o", "--output", type=Path, help="JSON to write")
     parser.add_argument("--steps", type=int, default=20, help="steps of each (20), after two that do not count")
     options = parser.parse_args()
@@ -38,7 +38,7 @@ def main() -> None:
     from catalign.training.model import build_model
     from catalign.training.optim import build_optimizer
 
-    config = compose(["experiment=beauty", *options.overrides])
+    config = compose(["experiment=next_item", *options.overrides])
     (stage,) = config.stages
     catalogue, trainer = Catalogue.load(config.data), config.trainer_of(stage)
     model = build_model(config, stage, catalogue).train()
