@@ -44,7 +44,7 @@ def test_next_item_is_validated_at_the_last_position(encoders, batch, seeded):
     for history, mask in zip(batch["history"], batch["history_mask"]):
         products = history[mask]
         seen = {"history": products[None, :-1], "history_mask": torch.ones(1, len(products) - 1, dtype=torch.bool)}
-        logits = scores(encoder, encoder(seen).pooled[0], 0.07)
+        logits = scores(encoder, encoder(seen).pooled[0], 0.1)
         losses.append(F.cross_entropy(logits, products[-1]))
         hits.append(float((logits > logits[products[-1]]).sum() < 10))
     torch.testing.assert_close(outputs["loss"], torch.stack(losses).mean())
@@ -77,7 +77,7 @@ def test_drawn_negatives(encoders, batch, seeded, loss):
     assert len(drawn) == (5 if loss == "sampled" else len(targets))
     expected = []
     for place, (state, target) in enumerate(zip(states, targets)):
-        logits = scores(encoder, state, 0.07)
+        logits = scores(encoder, state, 0.1)
         if loss == "bce":
             expected.append(-F.logsigmoid(logits[target]) - F.logsigmoid(-logits[drawn[place]]))
         else:
@@ -133,9 +133,9 @@ def test_masked_item_predicts_what_was_hidden_and_what_comes_last(encoders_of, b
         encoded = encoder({"history": prepared["history"][row : row + 1][:, mask], "history_mask": mask[mask][None]})
         for place in hidden.nonzero().flatten():
             target = batch["history"][row, place]
-            losses.append(F.cross_entropy(scores(encoder, encoded.tokens[0, place], 0.07), target))
+            losses.append(F.cross_entropy(scores(encoder, encoded.tokens[0, place], 0.1), target))
         last = batch["history"][row][batch["history_mask"][row]][-1]
-        losses.append(F.cross_entropy(scores(encoder, encoded.pooled[0], 0.07), last))
+        losses.append(F.cross_entropy(scores(encoder, encoded.pooled[0], 0.1), last))
     loss = objective(Forward(encoders, prepared), prepared)["loss"]
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 

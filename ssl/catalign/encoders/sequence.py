@@ -106,7 +106,7 @@ class SequenceEncoder(Encoder):
         self.ids = nn.Embedding(learned + 1, width)  # the last one stands for a hidden product
         self.positions = nn.Embedding(max_length + 1, width)
         for table in (self.ids, self.positions):
-            nn.init.normal_(table.weight, std=width**-0.5)
+            nn.init.normal_(table.weight, std=0.02)  # of length 1 from the start, rare products never leave their place
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
         )

@@ -45,7 +45,7 @@ class MaskedItem(Objective):
         rate: float = 0.3,
         loss: Loss = "softmax",
         negatives: int = 1024,
-        temperature: float = 0.07,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__(encoders)
         if self.encoder("behaviour").causal:

@@ -39,7 +39,7 @@ class NextItem(Objective):
     scores_items = True
 
     def __init__(
-        self, encoders: nn.ModuleDict, *, loss: Loss = "softmax", negatives: int = 1024, temperature: float = 0.07
+        self, encoders: nn.ModuleDict, *, loss: Loss = "softmax", negatives: int = 1024, temperature: float = 0.1
     ) -> None:
         super().__init__(encoders)
         if not self.encoder("behaviour").causal:
