@@ -187,7 +187,7 @@ def test_products_are_recommended_from_a_history(tiny_run):
 
 def test_a_model_of_behaviour_alone_is_embedded_searched_and_measured(tiny_config, tmp_path):
     without = ["stages.text", "stages.image", "stages.align", "stages.recommend"]
-    without += ["evaluation.pretext", "evaluation.retrieval", "evaluation.probe"]
+    without += ["evaluation.pretext", "evaluation.probe"]
     alone = [*(f"~{key}" for key in without), "encoder.behaviour.items=ids", "stages.behaviour.init=[]"]
     run = pipeline.run_experiment(tiny_config(tmp_path / "run", *alone, "fusion.weights={behaviour: 1}"))
     store = EmbeddingStore.open(run.path / "embeddings")
@@ -202,3 +202,4 @@ def test_a_model_of_behaviour_alone_is_embedded_searched_and_measured(tiny_confi
         sorted(scores[np.arange(len(scores)) != bought[0]])[::-1][:3], abs=1e-5
     )
     assert list((run.path / "results" / "sequential").glob("*.json"))
+    assert not (run.path / "results" / "retrieval").exists()

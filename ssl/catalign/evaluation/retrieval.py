@@ -97,6 +97,8 @@ def retrieval(
             raise unknown("retrieval direction", direction, DIRECTIONS)
     if related is not None and related not in context.catalogue.attributes:
         raise unknown("attribute in evaluation.retrieval.related", related, context.catalogue.attributes)
+    if not {"text", "image"} & set(context.store.modalities):
+        raise Skipped("retrieval: the run embeds neither texts nor photos")
     tables = _tables(context, context.store)
     chosen = [d for d in directions or DIRECTIONS if set(DIRECTIONS[d]) <= set(tables)]
     rows = context.catalogue.rows(split)
