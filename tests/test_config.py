@@ -11,7 +11,7 @@ EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob
 def test_every_experiment_composes_and_is_valid(experiment):
     config = compose([f"experiment={experiment}"])
     validate(config)
-    assert config.name == experiment
+    assert config.name in (experiment, f"{experiment}_{config.data.name}")
 
 
 @pytest.mark.parametrize("group", ["data", "encoder/text", "encoder/image", "trainer", "fusion", "index"])
