@@ -140,7 +140,7 @@ class Embedder:
         self._needs(BEHAVIOUR)
         encoder = cast(SequenceEncoder, self.model.encoders[BEHAVIOUR])
         for number, history in enumerate(histories):
-            if not len(history) or min(history) < 0 or max(history) >= encoder.mask_row:
+            if not len(history) or history.min() < 0 or history.max() >= encoder.mask_row:
                 raise CatalignError(
                     f"history {number} is empty or names rows that are no products: {list(history)[:5]}",
                     f"give product rows from 0 to {encoder.mask_row - 1}",

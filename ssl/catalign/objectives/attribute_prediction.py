@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError, unknown
 from catalign.objectives.base import Batch, Forward, Objective, full_precision, masked_mean, unit
-from catalign.objectives.items import hidden_items, hide
+from catalign.objectives.items import check_direction, hidden_items, hide
 from catalign.registry import register
 
 
@@ -58,10 +58,7 @@ class AttributePrediction(Objective):
     ) -> None:
         super().__init__(encoders)
         encoder = self.encoder("behaviour")
-        if encoder.causal:
-            raise CatalignError(
-                "attribute_prediction: a causal encoder sees one side only", "encoder.behaviour.causal=false"
-            )
+        check_direction(encoder, "attribute_prediction", causal=False)
         self.source, self.rate, self.temperature = source, rate, temperature
         values, count = attribute_values(encoder.catalogue, attributes, separator)
         self.register_buffer("values", values, persistent=False)

@@ -137,6 +137,17 @@ class FullSoftmax(torch.autograd.Function):
         return slopes[0] * states, slopes[0] * table, None, None
 
 
+def check_direction(encoder: Any, task: str, *, causal: bool) -> None:
+    """Check that a behaviour encoder looks the way that a task needs.
+
+    Raises:
+        CatalignError: It does not.
+    """
+    if encoder.causal != causal:
+        fault = "a bidirectional encoder sees the answer" if causal else "a causal encoder sees one side only"
+        raise CatalignError(f"{task}: {fault}", f"encoder.behaviour.causal={str(causal).lower()}")
+
+
 def shift(batch: Batch, training: bool) -> Batch:
     """Let every product of a history be predicted from those before it; in evaluation the last one alone.
 

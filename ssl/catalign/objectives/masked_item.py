@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from catalign.errors import CatalignError
 from catalign.objectives.base import Batch, Forward, Objective
-from catalign.objectives.items import ItemScores, Loss, hidden_items, hide
+from catalign.objectives.items import ItemScores, Loss, check_direction, hidden_items, hide
 from catalign.registry import register
 
 
@@ -48,8 +48,7 @@ class MaskedItem(Objective):
         temperature: float = 0.1,
     ) -> None:
         super().__init__(encoders)
-        if self.encoder("behaviour").causal:
-            raise CatalignError("masked_item: a causal encoder sees one side only", "encoder.behaviour.causal=false")
+        check_direction(self.encoder("behaviour"), "masked_item", causal=False)
         if not 0 < rate < 1:
             raise CatalignError(f"masked_item: rate {rate} is not between 0 and 1", "0.3 is usual")
         self.rate = rate

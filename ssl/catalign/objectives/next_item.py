@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from catalign.errors import CatalignError
 from catalign.objectives.base import Batch, Forward, Objective
-from catalign.objectives.items import ItemScores, Loss, shift
+from catalign.objectives.items import ItemScores, Loss, check_direction, shift
 from catalign.registry import register
 
 
@@ -42,8 +41,7 @@ class NextItem(Objective):
         self, encoders: nn.ModuleDict, *, loss: Loss = "softmax", negatives: int = 1024, temperature: float = 0.1
     ) -> None:
         super().__init__(encoders)
-        if not self.encoder("behaviour").causal:
-            raise CatalignError("next_item: a bidirectional encoder sees the answer", "encoder.behaviour.causal=true")
+        check_direction(self.encoder("behaviour"), "next_item", causal=True)
         self.scores = ItemScores(self.encoder("behaviour"), loss, negatives, temperature)
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from catalign.errors import CatalignError
 from catalign.objectives.base import Batch, Forward, Objective, full_precision, uniform, unit
+from catalign.objectives.items import check_direction
 from catalign.objectives.scores import two_way
 from catalign.registry import register
 
@@ -39,8 +40,7 @@ class Segment(Objective):
 
     def __init__(self, encoders: nn.ModuleDict, *, share: float = 0.5, temperature: float = 0.1) -> None:
         super().__init__(encoders)
-        if self.encoder("behaviour").causal:
-            raise CatalignError("segment: a causal encoder sees one side only", "encoder.behaviour.causal=false")
+        check_direction(self.encoder("behaviour"), "segment", causal=False)
         if not 0 < share < 1:
             raise CatalignError(f"segment: share {share} is not between 0 and 1", "0.5 is usual")
         self.share, self.temperature = share, temperature

@@ -11,7 +11,7 @@ from catalign.data.catalogue import Catalogue
 from catalign.data.interactions import TRAIN
 from catalign.errors import CatalignError
 from catalign.objectives.base import Batch, Forward, Objective, full_precision, masked_mean
-from catalign.objectives.items import shift
+from catalign.objectives.items import check_direction, shift
 from catalign.registry import register
 
 
@@ -40,8 +40,7 @@ class TimeGap(Objective):
     def __init__(self, encoders: nn.ModuleDict) -> None:
         super().__init__(encoders)
         encoder = self.encoder("behaviour")
-        if not encoder.causal:
-            raise CatalignError("time_gap: a bidirectional encoder sees the answer", "encoder.behaviour.causal=true")
+        check_direction(encoder, "time_gap", causal=True)
         self.mean, self.spread = log_gaps(encoder.catalogue)
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, 1))
 

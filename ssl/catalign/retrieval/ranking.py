@@ -68,7 +68,7 @@ def _best(
     rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(exact, order, 1)
     if width < len(gallery):
         scale = longest * np.linalg.norm(queries, axis=1)
-        unsure = np.flatnonzero(approximate[:, -1] >= approximate[:, last] - 2 * _rounding(queries, np.float32) * scale)
+        unsure = np.flatnonzero(approximate[:, -1] >= approximate[:, last] - 2 * rounding(queries, np.float32) * scale)
         if len(unsure):
             rows[unsure], scores[unsure] = _best_of_all(queries[unsure], gallery, k, excluded[unsure], scale[unsure])
     return rows, scores
@@ -79,7 +79,7 @@ def _best_of_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, scores = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
     queries, columns = queries.astype(np.float64), torch.from_numpy(gallery).double().T
-    error = _rounding(queries, np.float64) * scale
+    error = rounding(queries, np.float64) * scale
     step = max(1, _DENSE_ELEMENTS // len(gallery))
     for start in range(0, len(queries), step):
         dense = (torch.from_numpy(queries[start : start + step]) @ columns).numpy()
@@ -94,7 +94,7 @@ def _best_of_all(
     return rows, scores
 
 
-def _rounding(vectors: np.ndarray, kind: type) -> float:
+def rounding(vectors: np.ndarray, kind: type) -> float:
     """Largest error of an inner product of vectors of length 1, in any order of summation (Higham 2002, 3.1)."""
     return vectors.shape[1] * float(np.finfo(kind).eps) / 2
 

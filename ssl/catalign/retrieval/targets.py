@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from catalign.data.ragged import Ragged
 from catalign.errors import CatalignError
+from catalign.retrieval.ranking import rounding
 
 _SCORES = 2**21  # scores held at once: 8 MB in float32
 _EXACT_ELEMENTS = 2**22  # numbers multiplied at once when pairs are scored in float64: 32 MB
@@ -82,9 +83,9 @@ class Vectors(Scorer):
         return scores
 
     def rounding(self, questions: np.ndarray) -> np.ndarray:
-        """The bound of an inner product summed in any order (Higham 2002, 3.1)."""
-        unit = self._products.shape[1] * float(np.finfo(np.float32).eps) / 2
-        return unit * self._longest * np.linalg.norm(self._questions[questions], axis=1).astype(np.float64)
+        """See :func:`catalign.retrieval.ranking.rounding`."""
+        lengths = np.linalg.norm(self._questions[questions], axis=1).astype(np.float64)
+        return rounding(self._products, np.float32) * self._longest * lengths
 
 
 class Sparse(Scorer):
@@ -143,7 +144,6 @@ def target_ranks(
         gallery: (N,) bool, the products that are ranked; all if None. Targets are ranked in any case.
         negatives: (Q, n) product rows: the target is ranked among these alone, and ``hidden`` and ``gallery`` are not
             looked at.
-        chunk: Questions scored at a time.
 
     Returns:
         (Q,) float64 ranks from 1; infinity for a target whose score is -inf.

@@ -141,8 +141,7 @@ def _reuse(run: Run, name: str, folder: Path, inputs: str) -> None:
 def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Callback]) -> StageModule:
     catalogue, settings = run.catalogue(), run.config.trainer_of(name)
     model = build_model(run.config, name, catalogue)
-    _start_from_parents(run, name, model)
-    _describe_items(run, name, model)
+    _describe_items(run, name, model, _start_from_parents(run, name, model))
     features = _lock(run, name, model, settings)
     loaders = loaders_of(run, name, model, settings, features)
     module = StageModule(model, settings, loaders, run.config.seed)
@@ -188,16 +187,21 @@ def _end_ranks() -> None:
         os.environ.pop(name, None)
 
 
-def _start_from_parents(run: Run, name: str, model: Model) -> None:
+def _start_from_parents(run: Run, name: str, model: Model) -> list[Model]:
     """Copy weights from earlier stages: encoders, and objectives of the same name and kind (a stage that goes on).
 
     Of two stages that trained the same encoder the later one counts.
+
+    Returns:
+        The models of the earlier stages, in their order.
     """
+    parents = []
     for parent in parents_of(run.config, name):
         folder = run.stage_path(parent)
         unseal(folder, f"stage {parent!r}", f"stage {name!r} starts from it: run it first")
         source = build_model(run.config, parent, run.catalogue())
         source.load(folder / WEIGHTS)
+        parents.append(source.eval())
         for kind in ("encoders", "objectives"):
             learned, new = getattr(source, kind), getattr(model, kind)
             for key in learned:
@@ -208,9 +212,10 @@ def _start_from_parents(run: Run, name: str, model: Model) -> None:
                     except RuntimeError as error:
                         problem = f"stages.{name} cannot start from stages.{parent}: their {kind}.{key} differ in shape"
                         raise CatalignError(problem, str(error).splitlines()[-1].strip()) from None
+    return parents
 
 
-def _describe_items(run: Run, name: str, model: Model) -> None:
+def _describe_items(run: Run, name: str, model: Model, parents: list[Model]) -> None:
     """Tell a behaviour encoder what the latest parent that embeds texts or photos says of the products.
 
     Their content is the mean of the aligned vectors that a product has, each of length 1.
@@ -219,12 +224,11 @@ def _describe_items(run: Run, name: str, model: Model) -> None:
     if not isinstance(encoder, SequenceEncoder) or not encoder.wants_content:
         return
     catalogue = run.catalogue()
-    for parent in reversed(parents_of(run.config, name)):
-        content = [modality for modality in modalities_of(run.config, parent) if modality != BEHAVIOUR]
+    for parent in reversed(parents):
+        content = [modality for modality in parent.encoders if modality != BEHAVIOUR]
         if content:
-            source = run.model(parent)
             has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
-            vectors = np.stack([_embedded(source, catalogue, modality) for modality in content])
+            vectors = np.stack([_embedded(parent, catalogue, modality) for modality in content])
             encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
             return
     raise CatalignError(
