@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CatalignError as error:
         print(f"catalign: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # a reader such as head has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's last flush fail
+        return 1
     except OSError as error:
         if error.filename is None:
             raise

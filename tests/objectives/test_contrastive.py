@@ -165,3 +165,21 @@ def test_second_text_is_scored_as_the_text_is(encoders, batch, seeded):
     torch.testing.assert_close(mixed, (plain["loss"] + 0.5 * other) / 1.5)
     second["has_second"] = torch.zeros(8, dtype=torch.bool)
     torch.testing.assert_close(objective(Forward(encoders, second), second)["loss"], plain["loss"] / 1.5)
+
+
+def test_the_two_texts_of_a_product_find_each_other_where_weighted(encoders, batch, seeded):
+    objective, plain = (contrastive(encoders, texts_weight=weight).eval() for weight in (0.25, 0.0))
+    plain.load_state_dict(objective.state_dict())
+    encoders.eval()
+    batch = {**batch, "second_tokens": batch["tokens"].roll(1, 0), "second_token_mask": batch["token_mask"].roll(1, 0)}
+    batch["has_second"] = batch["has_text"].roll(1, 0)
+    without, outputs = (task(Forward(encoders, batch), batch) for task in (plain, objective))
+    assert "texts_accuracy" not in without
+    first = objective.embed("text", Forward(encoders, batch)("text").pooled)
+    valid = batch["has_second"] & batch["has_text"]
+    texts, _ = scores.two_way(
+        first.roll(1, 0), first, objective.log_scale.exp(), key=batch["group"], valid=valid, score=scores.infonce
+    )
+    expected = (without["loss"] * 1.5 + 0.25 * texts) / 1.75
+    torch.testing.assert_close(outputs["loss"], expected)
+    assert 0 <= outputs["texts_accuracy"] <= 1

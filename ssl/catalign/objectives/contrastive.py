@@ -37,7 +37,8 @@ class Contrastive(Objective):
 
     A stage that sets ``second_text`` gives each product a second text (a description, the catalogue's own fields). In
     training it is cut to a random run of its tokens, single words among them, so that a bare word finds products too;
-    it is scored as the text is.
+    it is scored as the text is. With ``texts_weight`` the two texts of a product must find each other too, so that a
+    word finds products by their titles as well as by their photos.
 
     Args:
         encoders: Needs those of ``modalities``.
@@ -49,12 +50,14 @@ class Contrastive(Objective):
         positives: ``group``: same product; ``index``: the same row alone.
         views: Augmentation of training images; null for none.
         drop_tokens: Share of ordinary tokens hidden from the text encoder in training.
-        second_weight: Weight of the second text's pairs, those of the text itself having 1.
+        second_weight: Weight of the second text's pairs with other modalities, those of the text itself having 1.
+        texts_weight: Weight of the pair of text and second text.
         second_span: Tokens of the second text kept at most; how many is drawn anew for each product.
 
     Returns of ``forward``:
         ``loss``, the weighted mean over pairs; ``accuracy``, share of rows whose best candidate is a positive, the
-        mean over directions; ``temperature``; with a second text ``second_accuracy``.
+        mean over directions; ``temperature``; with a second text ``second_accuracy`` and, where weighted,
+        ``texts_accuracy``, of the pairs that it is in.
 
     Raises:
         CatalignError: Fewer than two modalities, or a missing encoder.
@@ -76,6 +79,7 @@ class Contrastive(Objective):
         views: Views | None = MILD,
         drop_tokens: float = 0.0,
         second_weight: float = 0.5,
+        texts_weight: float = 0.0,
         second_span: int = 16,
     ) -> None:
         self.modalities = tuple(modalities)
@@ -83,7 +87,8 @@ class Contrastive(Objective):
         if len(set(self.modalities)) < 2:
             raise CatalignError(f"contrastive: modalities {list(modalities)} are not two or more", "give [text, image]")
         self.loss, self.positives, self.views = loss, positives, views
-        self.drop_tokens, self.second_weight, self.second_span = drop_tokens, second_weight, second_span
+        self.drop_tokens, self.second_span = drop_tokens, second_span
+        self.second_weight, self.texts_weight = second_weight, texts_weight
         self.heads = nn.ModuleDict(
             {name: projection(self.encoder(name).width, width, head) for name in self.modalities}
         )
@@ -113,21 +118,20 @@ class Contrastive(Objective):
             with torch.no_grad():
                 self.log_scale.clamp_(max=MAX_SCALE)
         embedded = {name: self.embed(name, encode(name).pooled) for name in self.modalities}
-        pairs = list(combinations(self.modalities, 2))
-        scored = [self._score(embedded, batch, pair) for pair in pairs]
-        weights = [1.0] * len(pairs)
+        weights = dict.fromkeys(combinations(self.modalities, 2), 1.0)
+        kinds = dict.fromkeys(weights, "accuracy")
         if SECOND_TOKENS in batch and "text" in self.modalities:
             embedded["second"] = self.embed("text", encode("text", SECOND).pooled)
-            seconds = [("second", other) for other in self.modalities if other != "text"]
-            scored += [self._score(embedded, batch, pair) for pair in seconds]
-            weights += [self.second_weight] * len(seconds)
-        losses, accuracies = (torch.stack(values) for values in zip(*scored))
-        outputs = {
-            "loss": losses @ losses.new_tensor(weights) / sum(weights),
-            "accuracy": accuracies[: len(pairs)].mean(),
-            "temperature": (-self.log_scale.detach()).exp(),
-        }
-        return outputs if len(scored) == len(pairs) else {**outputs, "second_accuracy": accuracies[len(pairs) :].mean()}
+            for other in self.modalities:
+                pair = ("second", other)
+                weights[pair] = self.texts_weight if other == "text" else self.second_weight
+                kinds[pair] = "texts_accuracy" if other == "text" else "second_accuracy"
+        scored = {pair: self._score(embedded, batch, pair) for pair, weight in weights.items() if weight}
+        losses = torch.stack([weights[pair] * loss for pair, (loss, _) in scored.items()])
+        outputs = {"loss": losses.sum() / sum(weights.values()), "temperature": (-self.log_scale.detach()).exp()}
+        for kind in dict.fromkeys(kinds[pair] for pair in scored):
+            outputs[kind] = torch.stack([scored[pair][1] for pair in scored if kinds[pair] == kind]).mean()
+        return outputs
 
     def _score(self, embedded: dict[str, Tensor], batch: Batch, pair: tuple[str, str]) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of a pair of modalities, the mean over both directions."""
