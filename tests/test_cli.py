@@ -27,7 +27,7 @@ def test_help_answers_in_under_a_second_and_loads_nothing_heavy():
 
 def test_a_sweep_is_written_as_the_readme_says(monkeypatch):
     seen = {}
-    monkeypatch.setattr("catalign.cli._sweep", lambda overrides: seen.setdefault("overrides", overrides))
+    monkeypatch.setattr("catalign.commands._sweep", lambda overrides: seen.setdefault("overrides", overrides))
     assert main(["run", "experiment=quickstart", "-m", "seed=1,2", "name=x"]) == 0
     assert seen["overrides"] == ["experiment=quickstart", "seed=1,2", "name=x"]
     with pytest.raises(SystemExit):

@@ -1,0 +1,208 @@
+"""What each command of the command line does; Hydra composes configs. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from catalign.errors import CatalignError, unknown
+
+
+def _compose(overrides: Sequence[str]) -> Any:
+    from catalign.config import compose
+
+    config = compose(overrides)
+    for override in overrides:
+        key = override.removeprefix("trainer.").partition("=")[0]
+        stages = [name for name, stage in config.stages.items() if key in stage.trainer]
+        if override.startswith("trainer.") and stages:
+            others = "" if len(stages) < len(config.stages) else ", so this changes nothing"
+            note = f"note: {', '.join(stages)} set their own {key}{others}; use stages.{stages[0]}.trainer.{key}=…"
+            print(f"catalign: {note}", file=sys.stderr)
+    return config
+
+
+def run(options: argparse.Namespace) -> None:
+    """Everything: prepare, train all stages, embed, index, evaluate, report."""
+    from catalign.pipeline import quiet_libraries, run_experiment
+
+    quiet_libraries()
+    if options.multirun:
+        _sweep(options.overrides)
+    else:
+        run_experiment(_compose(options.overrides))
+
+
+def _sweep(overrides: Sequence[str]) -> None:
+    import hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from catalign.config import check, config_folder, permissive
+    from catalign.pipeline import run_experiment, validate
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    first = [
+        f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else str(o.input_line)
+        for o in parsed
+    ]
+    validate(_compose(first))  # Hydra reports mistakes with a traceback; find them before it starts
+    sys.argv = ["catalign run", "-m", *map(permissive, overrides)]
+
+    failed: list[CatalignError] = []
+
+    def job(composed: Any) -> None:
+        try:
+            run_experiment(check(composed))
+        except CatalignError as error:  # the other runs of the sweep go on
+            print(f"catalign: {error}", file=sys.stderr)
+            failed.append(error)
+
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)()
+    if failed:
+        raise CatalignError(f"{len(failed)} runs of the sweep failed", "see the reasons above")
+
+
+def data(options: argparse.Namespace) -> None:
+    """Prepare a catalogue and describe it."""
+    from catalign.data.catalogue import Catalogue
+
+    catalogue = Catalogue.load(_compose(options.overrides).data)
+    print(catalogue)
+    print(catalogue.path)
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train the stages of a single modality."""
+    from catalign import pipeline
+
+    pipeline.quiet_libraries()
+    run = pipeline.start(_compose(options.overrides))
+    pipeline.train(run, pipeline.single_modality_stages(run.config))
+
+
+def align(options: argparse.Namespace) -> None:
+    """Train every stage up to and including alignment."""
+    from catalign import pipeline
+
+    pipeline.quiet_libraries()
+    pipeline.train(pipeline.start(_compose(options.overrides)))
+
+
+def config(options: argparse.Namespace) -> None:
+    """Print the composed config."""
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(_compose(options.overrides).model_dump(mode="json")))
+
+
+def _open(path: Path) -> Any:
+    from catalign import pipeline
+    from catalign.training.run import Run
+
+    pipeline.quiet_libraries()
+    return Run.open(path)
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Write the embedding store of a trained run."""
+    from catalign.pipeline import embed
+
+    print(embed(_open(options.run)))
+
+
+def index(options: argparse.Namespace) -> None:
+    """Fuse and index a run's embeddings, and measure the index."""
+    from catalign.pipeline import build_index
+
+    print(build_index(_open(options.run)))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write a run's HTML report."""
+    from catalign.pipeline import report
+
+    report(_open(options.run))
+
+
+def search(options: argparse.Namespace) -> None:
+    """Search a run's index by text, image or product."""
+    from catalign.retrieval.retriever import Retriever
+
+    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
+    print(retriever.search(text=options.text, image=options.image, item=options.item, filters=filters, k=options.k))
+
+
+def recommend(options: argparse.Namespace) -> None:
+    """Recommend products to someone who bought or viewed others."""
+    from catalign.retrieval.retriever import Retriever
+
+    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
+    print(retriever.recommend(options.history, k=options.k, exclude_seen=not options.seen, filters=filters))
+
+
+def _filters(given: Sequence[str]) -> dict[str, list[str]]:
+    filters: dict[str, list[str]] = {}
+    for pair in given:
+        attribute, equals, value = pair.partition("=")
+        if not equals:
+            raise CatalignError(f"--filter {pair!r} has no '='", "write --filter base_colour=Red")
+        filters.setdefault(attribute, []).append(value)
+    return filters
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Run a benchmark protocol on trained runs."""
+    from catalign.evaluation.base import Result, merge, save_results
+    from catalign.pipeline import evaluate, show
+
+    if options.output and options.output.exists() and not options.output.is_dir():
+        raise CatalignError(f"--output {options.output} is a file", "name a folder: one JSON per row is written there")
+    rows: dict[str, list[Result]] = {}
+    for path in options.runs:
+        for written in evaluate(_open(path), [options.protocol]):
+            rows.setdefault(written.stem, []).append(Result.load(written))
+    if not rows:
+        raise CatalignError(f"protocol {options.protocol!r} wrote no result", "see the reason above")
+    merged = [merge(results) for results in rows.values()]
+    if options.output:
+        save_results(merged, options.output)
+    for result in merged:
+        show(result)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a run's encoders for transformers and timm."""
+    from catalign.training.export import export
+
+    for path in export(_open(options.run), options.output):
+        print(path)
+
+
+def list_(options: argparse.Namespace) -> None:
+    """List what configs may name."""
+    from catalign import registry
+    from catalign.config import config_folder
+
+    kind = options.kind.removesuffix("s")
+    if kind == "experiment":
+        for path in sorted((config_folder() / "experiment").glob("*.yaml")):
+            comment = path.read_text(encoding="utf-8").splitlines()
+            print(
+                f"{path.stem:<16}",
+                next((line[2:] for line in comment if line.startswith("# ") and "@" not in line), ""),
+            )
+        return
+    if kind not in registry.PACKAGES:
+        raise unknown("kind", options.kind, [*(f"{name}s" for name in registry.PACKAGES), "experiments"])
+    for name in registry.names(kind):
+        print(registry.describe(kind, name, verbose=options.verbose))
+
+
+def tables(options: argparse.Namespace) -> int:
+    """Write the result tables of README and benchmarks from their JSON files."""
+    from catalign.reporting.tables import write_tables
+
+    return write_tables(check=options.check)
