@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from html_page import Page
 
+from catalign.data.store import EmbeddingStore
+from catalign.embeddings.fusion.concat import Concat
 from catalign.evaluation.base import Result, protocol
 from catalign.reporting import answers, learning, panels, recipe, report, scoreboard, svg
 from catalign.reporting.comparison import Variant, variants
@@ -136,6 +138,15 @@ def test_inpainting_shows_three_pictures_per_product(report_run):
         assert list(triple) == ["masked", "reconstructed", "original"]
         assert len(set(triple.values())) == 3
         assert all(picture.startswith("data:image/jpeg;base64,") for picture in triple.values())
+
+
+def test_a_photo_asks_a_fusion_that_has_a_space_of_its_own(report_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(report_run.path, folder)
+    store = EmbeddingStore.open(folder / "embeddings")
+    Concat().fit({name: store[name] for name in store.modalities}).save(folder / "fusion")
+    grids = answers.retrieval(variants([Run.open(folder)]))["grids"]
+    assert [grid["title"] for grid in grids] == ["Text → image", "Image → product"]
 
 
 def test_masked_words_come_from_test_titles(report_run):

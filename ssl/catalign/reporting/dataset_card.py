@@ -48,7 +48,7 @@ def card(catalogue: Catalogue) -> dict[str, Any]:
         "largest": int(np.bincount(catalogue.groups).max(initial=0)),
         "splits": [_split(catalogue, name) for name in splits.SPLITS],
         "texts": [_text(catalogue, field) for field in catalogue.fields],
-        "gaps": [(name, n, n / max(len(catalogue), 1)) for name, n in facts["missing"].items()],
+        "gaps": [(name, n, n / max(len(catalogue), 1)) for name, n in facts["missing"].items() if n],
         "attributes": attributes,
         "behaviour": facts["behaviour"] and interactions.in_words(facts["behaviour"]),
         "log": facts["log"] and logs.in_words(facts["log"]),

@@ -98,10 +98,11 @@ def race(compared: Sequence[Variant]) -> dict[str, Any]:
     Raises:
         CatalignError: No run has a trained stage.
     """
-    found, notes = each(every(compared), _histories)
+    runs = every(compared)
+    found, notes = each(runs, _histories)
     colours = {name: variant.colour for variant in compared for name in variant.named}
     stages, lines = [], set()
-    for stage, panels in _over_minutes({name: every(compared)[name] for name in found}, following=False).items():
+    for stage, panels in _over_minutes({name: runs[name] for name in found}, following=False).items():
         charts = []
         for title, curves in panels.items():
             lines |= {line for _, line in curves}

@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
     """
     compared, several = variants(runs), len(runs) > 1
     path = Path(path or (PAGE if several else runs[0].path / PAGE))
-    sections = [_section(*plan) for plan in _plan(compared) if not (several and plan[0] in OWN)]
+    sections = [_section(*plan) for plan in _plan(compared, several) if not (several and plan[0] in OWN)]
     html = (
         _environment(several)
         .get_template("report.html.j2")
@@ -82,9 +82,9 @@ def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
     return path
 
 
-def _plan(compared: Sequence[Variant]) -> list[Plan]:
+def _plan(compared: Sequence[Variant], several: bool) -> list[Plan]:
     """Sections in reading order."""
-    run, several = compared[0].first, sum(len(variant.runs) for variant in compared) > 1
+    run = compared[0].first
     again = f"catalign run experiment={run.config.name}"
     embed = f"catalign embed {run.path} && catalign index {run.path}"
     curves = partial(learning.race, compared) if several else partial(learning.training, run)
@@ -137,9 +137,10 @@ def _headline(sections: list[Section]) -> list[tuple[str, str, str]]:
     data = {section.key: section.data for section in sections}
     tiles = []
     if catalogues := data["catalogue"]:
-        card = catalogues["cards"][0]
-        splits = ", ".join(f"{n:,} {split}" for split, n in card["facts"]["splits"].items())
-        tiles.append((f"{card['facts']['products']:,}", "products", splits))
+        first, *others = [card["facts"] for card in catalogues["cards"]]
+        splits = ", ".join(f"{n:,} {split}" for split, n in first["splits"].items())
+        unlike = f"in one of {1 + len(others)} catalogues" if others else splits
+        tiles.append((f"{first['products']:,}", "products", unlike))
     if ran := data["run"]:
         stages = [stage for run in ran["runs"].values() for stage in run["stages"]]
         done = f"{sum(stage['done'] for stage in stages)} of {len(stages)} stages finished"

@@ -46,7 +46,7 @@ def result_tables(compared: Sequence[Variant]) -> dict[str, Any]:
     for result in (result for results in merged.values() for result in results):
         boards.setdefault(result.protocol["id"], []).append(result)
     colours = {result.row: variant.colour for variant in compared for result in merged[variant.name]}
-    ordered = sorted(boards.values(), key=lambda results: _order(results[0]))
+    ordered = sorted(boards.values(), key=_order)
     shown = [_board(results, colours, len(compared) > 1) for results in ordered]
     leading = {board["benchmark"]: board["protocol"]["name"] for board in reversed(shown)}
     for board in shown:
@@ -54,9 +54,10 @@ def result_tables(compared: Sequence[Variant]) -> dict[str, Any]:
     return {"boards": shown, "notes": notes}
 
 
-def _order(result: Result) -> tuple[bool, str, int]:
-    """Benchmarks by name, held-out losses last; in one benchmark the plainest row first."""
-    return result.benchmark == "pretext", result.benchmark, len(result.row)
+def _order(results: Sequence[Result]) -> tuple[bool, str, int, int]:
+    """Benchmarks by name, held-out losses last; in one benchmark what most rows share first, then the plainest row."""
+    first = results[0]
+    return first.benchmark == "pretext", first.benchmark, -len(results), len(first.row)
 
 
 def _load(run: Run) -> list[Result]:
@@ -84,11 +85,9 @@ def _merged(variant: Variant, results: Sequence[Result]) -> tuple[list[Result], 
 
 def _absent(compared: Sequence[Variant], merged: Mapping[str, Sequence[Result]]) -> Iterator[str]:
     """Sentences on variants that lack results of a benchmark that others have."""
-    measured = {name: {result.benchmark for result in results} for name, results in merged.items()}
-    for variant in compared:
-        for benchmark in (
-            sorted(set().union(*measured.values()) - measured[variant.name]) if merged[variant.name] else ()
-        ):
+    measured = {name: {result.benchmark for result in results} for name, results in merged.items() if results}
+    for variant in (variant for variant in compared if variant.name in measured):
+        for benchmark in sorted(set().union(*measured.values()) - measured[variant.name]):
             command = f"catalign bench {benchmark} {variant.first.path}"
             yield f"{variant.name} has no results of {benchmark}; make them: {command}"
 

@@ -68,8 +68,8 @@ class Line:
 
     def span(self, column: str) -> tuple[float, float] | None:
         """Ends of a whisker: a standard deviation over several seeds to either side, or else the result's interval."""
-        values = self.values[column]
-        if len(values) == 1:
+        values = self.values.get(column, [])
+        if len(values) < 2:
             return self.intervals.get(column)
         mean, spread = statistics.mean(values), statistics.stdev(values)
         return mean - spread, mean + spread
@@ -131,9 +131,9 @@ def tables_of(results: Sequence[Result], published: Sequence[Mapping[str, Any]])
         label, agree = BASELINES.get(name, name), all(numbers == rounded[0] for numbers in rounded)
         for row, metrics in list(found.items())[: 1 if agree else None]:
             _add(tables, label if agree else f"{label} of {row}", "baseline", metrics)
-    for row in published:
-        metrics = {key: [value] for key, value in row["metrics"].items()}
-        _add(tables, row["row"], "published", metrics, new_columns=False)
+    for known in published:
+        metrics = {key: [value] for key, value in known["metrics"].items()}
+        _add(tables, known["row"], "published", metrics, new_columns=False)
     ordered = sorted(tables.values(), key=lambda table: not table.task.startswith("linear"))
     for table in ordered:
         groups = table.groups
