@@ -75,10 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
         add(command, run=True)
 
     report = add(commands.report)
-    report.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="run folders; those that differ in seed merge"
-    )
-    where = "file to write: by default report.html, in the folder of a single run, here for several"
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
+    where = "file to write: by default report.html, in the folder of a single run, in this folder for several"
     report.add_argument("-o", "--output", type=Path, help=where)
 
     search = add(commands.search, run=True)
