@@ -155,6 +155,9 @@ def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
         (["run", "expermient=fashion"], "did you mean 'experiment'"),
         (["run", "output=/dev/null/x", "data.source.products=240", "data.workers=1"], "/dev/null"),
         (["bench", "retrieval", "RUN", "-o", "setup.py"], "is a file"),
+        (["report", "RUN", "nowhere"], "nowhere does not exist"),
+        (["report", "RUN", "RUN"], "is given twice"),
+        (["report", "RUN", "-o", "configs"], "--output configs is a folder"),
     ],
 )
 def test_bad_input_exits_2_with_a_sentence(tiny_run, capsys, arguments, message):

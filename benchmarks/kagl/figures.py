@@ -24,7 +24,7 @@ from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError
 from catalign.evaluation.kagl import CUT, QRELS, TITLES, Search, published_searches
 from catalign.pipeline import context_of, quiet_libraries
-from catalign.reporting import learning, plots
+from catalign.reporting import learning, svg
 from catalign.reporting.panels import sample
 from catalign.retrieval.metrics import judge, ranked, relevant_ranks
 from catalign.training.run import Run
@@ -34,7 +34,7 @@ EXAMPLES, SHOWN, SHOWN_FOR_WORD = 6, 5, 6
 SCALE, FRAME, GAP, MARGIN = 1.5, 4, 6, 24
 """Of a photo, and in pixels of a sheet, which a page shows smaller: sharp on a fine screen, and large when opened."""
 HEADING, TITLE, LABEL, NOTE = 24, 21, 17, 18
-RIGHT, WRONG, PLAIN = ("✓", plots.PALETTE[2]), ("✗", plots.PALETTE[1]), ("", plots.GRID)
+RIGHT, WRONG, PLAIN = ("✓", svg.PALETTE[2]), ("✗", svg.PALETTE[1]), ("", svg.GRID)
 """Mark and colour of a relevant photo, and of another one that is called wrong or left without comment."""
 
 
@@ -127,7 +127,7 @@ def answer(search: Search, chosen: np.ndarray, k: int) -> list[Answer]:
 
 def titled(found: Answer) -> Strip:
     """A title query: the right photo in black, then the first answers, the relevant ones in green."""
-    return Strip(found.query, "", Shot(found.right, f"rank {found.rank:,}", plots.INK), _shots(found, PLAIN))
+    return Strip(found.query, "", Shot(found.right, f"rank {found.rank:,}", svg.INK), _shots(found, PLAIN))
 
 
 def worded(task: str, found: Answer) -> Strip:
@@ -160,7 +160,7 @@ class Sheet:
         self.height = TITLE + 12 + self.photo[1] + 2 * FRAME + LABEL + 28
         lines = max(len(strips) for _, strips in columns)
         size = (len(columns) * (self.width + 2 * MARGIN), 3 * MARGIN + HEADING + lines * self.height + NOTE)
-        self.image = Image.new("RGB", size, plots.PAPER)
+        self.image = Image.new("RGB", size, svg.PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
     def draw(self) -> Image.Image:
@@ -170,7 +170,7 @@ class Sheet:
             self._write((left, MARGIN), heading, HEADING, bold=True)
             for line, strip in enumerate(strips):
                 self._strip(strip, left, 2 * MARGIN + HEADING + line * self.height)
-        self._write((MARGIN, self.image.height - MARGIN - NOTE), self.note, NOTE, plots.MUTED)
+        self._write((MARGIN, self.image.height - MARGIN - NOTE), self.note, NOTE, svg.MUTED)
         return self.image
 
     def _offset(self, strip: Strip, place: int) -> int:
@@ -179,7 +179,7 @@ class Sheet:
 
     def _strip(self, strip: Strip, left: int, top: int) -> None:
         note = _font(LABEL).getlength(strip.note)
-        self._write((left + self.width - note, top + 4), strip.note, LABEL, plots.MUTED)
+        self._write((left + self.width - note, top + 4), strip.note, LABEL, svg.MUTED)
         self._write((left, top), _cut(strip.title, _font(TITLE), self.width - note - GAP), TITLE)
         top += TITLE + 12
         if strip.first is not None:
@@ -189,17 +189,15 @@ class Sheet:
 
     def _shot(self, shot: Shot, left: int, top: int) -> None:
         right, bottom = left + self.photo[0] + 2 * FRAME, top + self.photo[1] + 2 * FRAME
-        thin = shot.colour == plots.GRID
+        thin = shot.colour == svg.GRID
         self.pen.rectangle((left, top, right - 1, bottom - 1), outline=shot.colour, width=1 if thin else FRAME)
         photo = Image.open(io.BytesIO(self.catalogue.thumbnail(shot.row))).convert("RGB")
         self.image.paste(photo.resize(self.photo, Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
-        colour = plots.MUTED if thin else shot.colour
+        colour = svg.MUTED if thin else shot.colour
         middle = (left + right - _font(LABEL).getlength(shot.label)) / 2
         self._write((middle, bottom + 3), shot.label, LABEL, colour)
 
-    def _write(
-        self, at: tuple[float, float], text: str, size: int, colour: str = plots.INK, bold: bool = False
-    ) -> None:
+    def _write(self, at: tuple[float, float], text: str, size: int, colour: str = svg.INK, bold: bool = False) -> None:
         self.pen.text(at, text, fill=colour, font=_font(size, bold))
 
 
@@ -260,7 +258,7 @@ def write_figures(runs: Sequence[Run], folder: Path, qrels: str | None = None) -
         CatalignError: A run has no trained stage, or as :func:`galleries`.
     """
     names = legend([run.path for run in runs])
-    curves = plots.alone(learning.timeline(dict(zip(names, runs, strict=True))))
+    curves = svg.alone(learning.timeline(dict(zip(names, runs, strict=True))))
     pictures = {folder / name: sheet.draw() for name, sheet in galleries(runs[0], qrels)}
     with atomic(folder / "learning.svg") as temporary:
         temporary.write_text(curves + "\n", encoding="utf-8")

@@ -71,8 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
         add(command)
     for name in ("run", "data", "pretrain", "align", "config"):
         words.choices[name].add_argument("overrides", nargs="*", help=OVERRIDES)
-    for command in (commands.embed, commands.index, commands.report):
+    for command in (commands.embed, commands.index):
         add(command, run=True)
+
+    report = add(commands.report)
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
+    where = "file to write: by default report.html, in the folder of a single run, in this folder for several"
+    report.add_argument("-o", "--output", type=Path, help=where)
 
     search = add(commands.search, run=True)
     search.add_argument("--text", help="words to search for")

@@ -121,10 +121,12 @@ def index(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write a run's HTML report."""
+    """Write the HTML report of a run, or of several side by side."""
     from catalign.pipeline import report
 
-    report(_open(options.run))
+    if options.output and options.output.is_dir():
+        raise CatalignError(f"--output {options.output} is a folder", f"name a file: {options.output / 'report.html'}")
+    report([_open(path) for path in options.runs], options.output)
 
 
 def search(options: argparse.Namespace) -> None:

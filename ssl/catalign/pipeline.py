@@ -56,7 +56,7 @@ def run_experiment(config: Config) -> Run:
     embed(run)
     build_index(run)
     evaluate(run)
-    report(run)
+    report([run])
     return run
 
 
@@ -231,7 +231,7 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
         written += save_results(results, run.path / "results" / name)
         console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
     if failed:
-        report(run)
+        report([run])
         raise failed[0]
     return written
 
@@ -248,9 +248,9 @@ def show(result: Result) -> None:
     Console().print(table)
 
 
-def report(run: Run) -> Path:
-    """Write the run's self-contained HTML report."""
-    path = write_report(run)
+def report(runs: Sequence[Run], path: Path | None = None) -> Path:
+    """Write the self-contained HTML report of a run, or of several beside each other."""
+    path = write_report(runs, path)
     console.print(f"report: {path}")
     return path
 

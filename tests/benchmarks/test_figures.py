@@ -12,6 +12,7 @@ from catalign.artifacts import seal, write_json
 from catalign.errors import CatalignError
 from catalign.evaluation.kagl import Search, Task
 from catalign.reporting import learning, plots
+from catalign.reporting.svg import PAPER, alone
 from catalign.training.run import Run
 
 
@@ -134,10 +135,10 @@ def test_stages_follow_each_other_in_the_timeline(bare_run, monkeypatch):
 
 
 def test_a_timeline_stands_alone(bare_run):
-    svg = plots.alone(learning.timeline({"one": bare_run, "two": bare_run}))
+    svg = alone(learning.timeline({"one": bare_run, "two": bare_run}))
     root = ElementTree.fromstring(svg)
     assert "var(" not in svg
-    assert root[0].get("fill") == plots.PAPER
+    assert root[0].get("fill") == PAPER
     texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"align: contrastive loss", "minutes", "train", "val", "trivial solution", "one", "two"} <= texts
 

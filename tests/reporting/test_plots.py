@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalign.reporting import plots
+from catalign.reporting import plots, svg
 from catalign.reporting.plots import Series
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,7 +36,7 @@ def test_curves_are_svg_in_the_colours_of_the_page():
 
 def test_two_figures_on_a_page_share_no_id_of_different_meaning():
     first = plots.curves({"a": Series([0, 1, 2], [1, 2, 3])}, label="a")
-    second = plots.bars({"a": 1.0, "b": 2.0}, ["a"], label="b")
+    second = plots.bars({"a": 1.0, "b": 2.0}, {"a": svg.PALETTE[0]}, label="b")
     found = [
         {e.get("id"): ElementTree.tostring(e) for e in ElementTree.fromstring(s).iter() if e.get("id")}
         for s in (first, second)
@@ -50,7 +50,7 @@ def test_the_same_numbers_give_the_same_svg():
 
 
 def test_labels_are_text_not_markup_or_mathematics():
-    svg = plots.bars({"<script>$x$</script>": 0.25, "#0072b2": 0.12345}, [], label="bars")
+    svg = plots.bars({"<script>$x$</script>": 0.25, "#0072b2": 0.12345}, {}, label="bars")
     assert "<script>" not in svg
     assert {"<script>$x$</script>", "#0072b2", ".250", ".123"} <= set(texts(svg))
 

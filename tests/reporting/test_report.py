@@ -1,49 +1,25 @@
 import re
 import shutil
-from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from html_page import Page
 
+from catalign.data.store import EmbeddingStore
+from catalign.embeddings.fusion.concat import Concat
 from catalign.evaluation.base import Result, protocol
-from catalign.reporting import learning, panels, report, scoreboard
+from catalign.reporting import answers, learning, panels, recipe, report, scoreboard, svg
+from catalign.reporting.comparison import Variant, variants
 from catalign.training.run import Run
 
-VOID = {"meta", "link", "img", "br", "input", "hr"}
-SECTIONS = ["run", "catalogue", "training", "monitors", "results", "retrieval", "inpainting", "words", "map", "index"]
-
-
-class Page(HTMLParser):
-    """Well-formed tags, the ids of sections, what is missing, and every address that a browser would load."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.sections, self.missing, self.addresses, self.tags = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        if tag == "section":
-            self.sections.append(values["id"])
-        if values.get("class") == "missing":
-            self.missing.append(self.sections[-1])
-        self.addresses += [values[name] for name in ("src", "href", "xlink:href") if name in values]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, (tag, self.getpos())
+OWN = ["inpainting", "words", "map", "index"]
+SECTIONS = ["run", "catalogue", "training", "monitors", "results", "retrieval", "failures", *OWN]
 
 
 @pytest.fixture(scope="module")
 def page(report_run, tmp_path_factory):
-    path = report.write_report(report_run, tmp_path_factory.mktemp("page") / "report.html")
+    path = report.write_report([report_run], tmp_path_factory.mktemp("page") / "report.html")
     return path.read_text(encoding="utf-8")
 
 
@@ -79,11 +55,11 @@ def test_numbers_of_the_run_are_shown(page):
 
 def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_path):
     run = Run.create(tiny_config(tmp_path / "run", "data.source.products=120"))
-    text = report.write_report(run).read_text(encoding="utf-8")
+    text = report.write_report([run]).read_text(encoding="utf-8")
     parsed = Page(text)
     assert (run.path / "report.html").is_file()
     assert parsed.sections == SECTIONS
-    assert parsed.missing == ["training", "monitors", "results", "retrieval", "inpainting", "words", "map", "index"]
+    assert parsed.missing == ["training", "monitors", "results", "retrieval", "failures", *OWN]
     for command in (
         "catalign run experiment=quickstart",
         "catalign embed",
@@ -99,28 +75,35 @@ def test_a_damaged_part_costs_only_its_own_section(report_run, tmp_path, caplog)
     shutil.copytree(report_run.path, folder)
     (folder / "stages" / "text" / "metrics.json").write_text("{")
     (folder / "index_report.json").write_text('{"recall": "no number"}')
-    text = report.write_report(Run.open(folder)).read_text(encoding="utf-8")
+    text = report.write_report([Run.open(folder)]).read_text(encoding="utf-8")
     assert Page(text).missing == ["training", "monitors", "words", "index"]  # the text stage is refused as altered
     assert "metrics.json is not valid JSON" in text
     assert "section 'index' could not be made" in caplog.text
 
 
 def test_hits_are_framed_and_a_miss_shows_the_right_product(report_run, page):
-    text_to_image, image_to_product = panels.retrieval(report_run, report_run.catalogue())
+    grids = answers.retrieval(variants([report_run]))["grids"]
     catalogue, test = report_run.catalogue(), set(report_run.catalogue().rows("test").tolist())
-    for grid in (text_to_image, image_to_product):
-        for entry in grid["hits"]:
-            assert any(answer["correct"] for answer in entry["answers"])
-            assert entry["right"] is None
-        for entry in grid["misses"]:
-            assert not any(answer["correct"] for answer in entry["answers"])
-            assert entry["rank"] > panels.SHOWN
-            assert entry["right"]["title"]
-        for entry in grid["hits"] + grid["misses"]:
-            assert {catalogue.row(product["id"]) for product in [entry["query"], *entry["answers"]]} <= test
-    assert page.count('class="product correct"') == sum(
-        answer["correct"] for grid in (text_to_image, image_to_product) for e in grid["hits"] for answer in e["answers"]
-    )
+    assert [grid["title"] for grid in grids] == ["Text → image", "Image → product"]
+    entries = [entry for grid in grids for entry in grid["examples"] + grid["hardest"]]
+    framed = 0
+    for entry in entries:
+        (strip,) = entry["strips"]
+        assert {catalogue.row(product["id"]) for product in [entry["query"], *strip["answers"]]} <= test
+        correct = [answer["correct"] for answer in strip["answers"]]
+        framed += sum(correct)
+        assert any(correct) == (strip["rank"] <= answers.SHOWN) == (strip["right"] is None)
+    assert page.count('class="product correct"') == framed > 0
+
+
+def test_the_hardest_queries_are_those_of_the_worst_rank(report_run):
+    catalogue, searches = answers._opened(report_run)
+    for grid in answers.retrieval(variants([report_run]))["grids"]:
+        search = searches[grid["title"]]
+        ranks = sorted(of.rank for of in answers.answer(search, search.query_rows, catalogue.groups).values())
+        shown = [entry["strips"][0]["rank"] for entry in grid["hardest"]]
+        assert shown == [rank for rank in ranks[::-1] if rank > answers.SHOWN][: answers.HARDEST]
+        assert shown
 
 
 def test_ranks_agree_with_a_plain_count():
@@ -128,10 +111,10 @@ def test_ranks_agree_with_a_plain_count():
     groups = np.array([0, 0, 1, 1, 2, 3, 4, 5])
     rows = np.arange(8)
     vectors = rng.integers(-2, 3, size=(8, 3)).astype(float)  # small integers: many ties
-    search = panels.Search("", "", vectors, rows, vectors, rows, itself=False, pictured=True)
-    answers = {entry["row"]: entry["rank"] for entry in panels._answer(search, groups)}
-    assert set(answers) == {0, 1, 2, 3}  # the others are alone in their group
-    for query, rank in answers.items():
+    search = answers.Search("", "", vectors.__getitem__, rows, vectors, rows, itself=False, pictured=True)
+    ranks = {row: answer.rank for row, answer in answers.answer(search, rows, groups).items()}
+    assert set(ranks) == {0, 1, 2, 3}  # the others are alone in their group
+    for query, rank in ranks.items():
         scores = [(-float(vectors[query] @ vectors[other]), other) for other in rows if other != query]
         order = [other for _, other in sorted(scores)]
         assert rank == 1 + next(place for place, other in enumerate(order) if groups[other] == groups[query])
@@ -157,6 +140,15 @@ def test_inpainting_shows_three_pictures_per_product(report_run):
         assert all(picture.startswith("data:image/jpeg;base64,") for picture in triple.values())
 
 
+def test_a_photo_asks_a_fusion_that_has_a_space_of_its_own(report_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(report_run.path, folder)
+    store = EmbeddingStore.open(folder / "embeddings")
+    Concat().fit({name: store[name] for name in store.modalities}).save(folder / "fusion")
+    grids = answers.retrieval(variants([Run.open(folder)]))["grids"]
+    assert [grid["title"] for grid in grids] == ["Text → image", "Image → product"]
+
+
 def test_masked_words_come_from_test_titles(report_run):
     catalogue = report_run.catalogue()
     (panel,) = learning.words(report_run, catalogue)
@@ -177,7 +169,8 @@ def test_masked_words_come_from_test_titles(report_run):
 def boards_of(path, *results):
     for result in results:
         result.save(path / "results" / result.benchmark / f"{result.row}.json")
-    return scoreboard.result_tables(type("Folder", (), {"path": path}))
+    run = SimpleNamespace(path=path, config=SimpleNamespace(name=""))
+    return scoreboard.result_tables([Variant("", [run], svg.PALETTE[0])])["boards"]
 
 
 def test_numbers_of_different_protocols_never_share_a_table(tmp_path):
@@ -222,9 +215,9 @@ def test_published_rows_stand_beside_results_of_their_protocol_only(tmp_path, mo
 
 @pytest.mark.parametrize(("seconds", "text"), [(41, "41 s"), (120, "2 min"), (3900, "1 h 05"), (None, "not recorded")])
 def test_duration(seconds, text):
-    assert report.duration(seconds) == text
+    assert recipe.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(950, "950"), (1234567, "1.23 M"), (66_000, "66 k")])
 def test_count(number, text):
-    assert report.count(number) == text
+    assert recipe.count(number) == text

@@ -16,6 +16,7 @@ from catalign.config import Component
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError
 from catalign.reporting import plots
+from catalign.reporting.comparison import Variant, each, every
 from catalign.reporting.panels import sample
 from catalign.reporting.plots import Series
 from catalign.training.monitors import warnings_of
@@ -44,7 +45,7 @@ def training(run: Run) -> dict[str, Any]:
                 svg = plots.curves(curves, label=f"loss of {objective} over steps", points=["val"], smooth=True)
                 title = {"stage": stage, "objective": objective, "change": _change(curves)}
                 charts.append({**title, "svg": Markup(svg)})
-        last = {key: curve.values[-1] for key, curve in series.items() if key.startswith("val/")}
+        last = {key: value for key, value in _last(series).items() if key.startswith("val/")}
         rest = sorted((key.removeprefix("val/"), value) for key, value in last.items() if not key.endswith("/loss"))
         others.append((stage, max((entry["step"] for entry in history), default=0), rest))
     return {"charts": charts, "others": others}
@@ -61,9 +62,8 @@ def monitors(run: Run) -> list[dict[str, Any]]:
             if curves:
                 svg = plots.curves(curves, label=f"{title} over steps", points=list(curves), reference=healthy)
                 charts.append({"title": title, "reading": reading, "svg": Markup(svg)})
-        last = {key: curve.values[-1] for key, curve in series.items() if len(curve.values)}
         if charts:
-            stages.append({"name": name, "charts": charts, "warnings": warnings_of(last)})
+            stages.append({"name": name, "charts": charts, "warnings": warnings_of(_last(series))})
     if not stages:
         raise CatalignError("no stage recorded any monitor")
     return stages
@@ -84,6 +84,39 @@ def timeline(runs: Mapping[str, Run]) -> str:
     Raises:
         CatalignError: A run has no trained stage.
     """
+    stages = _over_minutes(runs, following=True)
+    return plots.timeline(stages, label=f"losses of the stages {', '.join(stages)} over minutes of training")
+
+
+def race(compared: Sequence[Variant]) -> dict[str, Any]:
+    """Loss curves of all runs in one axis, per stage and objective, over minutes since the stage began.
+
+    Returns:
+        ``stages`` with their charts, ``lines`` that occur in them, and ``notes`` on runs without curves and on
+        monitors that warned of collapse.
+
+    Raises:
+        CatalignError: No run has a trained stage.
+    """
+    runs = every(compared)
+    found, notes = each(runs, _histories)
+    colours = {name: variant.colour for variant in compared for name in variant.named}
+    stages, lines = [], set()
+    for stage, panels in _over_minutes({name: runs[name] for name in found}, following=False).items():
+        charts = []
+        for title, curves in panels.items():
+            lines |= {line for _, line in curves}
+            svg = plots.panel(curves, colours, label=f"{title} of stage {stage} over minutes")
+            charts.append({"title": title, "svg": Markup(svg)})
+        stages.append({"name": stage, "charts": charts})
+    for name, histories in found.items():
+        for stage, history in histories.items():
+            notes += [f"{name}, {stage}: {sentence}" for sentence in warnings_of(_last(_series(history)))]
+    return {"stages": stages, "lines": [line for line in plots.LINES if line in lines], "notes": notes}
+
+
+def _over_minutes(runs: Mapping[str, Run], following: bool) -> dict[str, dict[str, dict[tuple[str, str], Series]]]:
+    """Stage -> panel's title -> (run, line) -> curve; each stage begins at 0, or ``following`` the one before it."""
     stages: dict[str, dict[str, dict[tuple[str, str], Series]]] = {}
     for name, run in runs.items():
         began = 0.0
@@ -95,8 +128,8 @@ def timeline(runs: Mapping[str, Run]) -> str:
                     minutes = [(began + seconds) / 60 for seconds in curve.steps]
                     lines = stages.setdefault(stage, {}).setdefault(panel, {})
                     lines[name, line] = Series(minutes, curve.values)
-            began += history[-1]["seconds"]
-    return plots.timeline(stages, label=f"losses of the stages {', '.join(stages)} over minutes of training")
+            began += history[-1]["seconds"] if following else 0.0
+    return stages
 
 
 def _joins(part: Component) -> bool:
@@ -131,6 +164,10 @@ def _series(history: list[dict[str, Any]], clock: str = "step") -> dict[str, Ser
             curve.steps.append(entry[clock])  # type: ignore[attr-defined]
             curve.values.append(value)  # type: ignore[attr-defined]
     return series
+
+
+def _last(series: Mapping[str, Series]) -> dict[str, float]:
+    return {key: curve.values[-1] for key, curve in series.items()}
 
 
 def _whose(key: str) -> str:

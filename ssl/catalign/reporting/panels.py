@@ -1,9 +1,8 @@
-"""Panels of the report that show products: cards, retrieval grids, the map of embeddings."""
+"""Panels of the report that show products: cards, the map of embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -15,31 +14,7 @@ from catalign.errors import CatalignError
 from catalign.reporting import plots
 from catalign.training.run import Run
 
-QUERIES, SHOWN, EXAMPLES = 400, 6, 3
-"""Test queries ranked for a grid, answers shown per query, and hits and misses shown of each."""
 MAPPED = 2000
-
-
-class Search(NamedTuple):
-    """A direction of retrieval among test products.
-
-    Attributes:
-        title: Such as ``"text → image"``.
-        reading: What counts as correct.
-        queries: (Q, D) vectors and ``query_rows`` (Q,) their catalogue rows.
-        gallery: (G, D) vectors and ``gallery_rows`` (G,) their catalogue rows.
-        itself: Whether a query's own product counts, or is left out of its answers.
-        pictured: Whether a query is shown by its photo rather than its text.
-    """
-
-    title: str
-    reading: str
-    queries: np.ndarray
-    query_rows: np.ndarray
-    gallery: np.ndarray
-    gallery_rows: np.ndarray
-    itself: bool
-    pictured: bool
 
 
 def card(catalogue: Catalogue, row: int) -> dict[str, Any]:
@@ -53,101 +28,9 @@ def card(catalogue: Catalogue, row: int) -> dict[str, Any]:
     }
 
 
-def retrieval(run: Run, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Some hits and some misses on test products, text to image and image to product."""
-    store = EmbeddingStore.open(run.path / "embeddings", verify=False)
-    grids = []
-    for search in _searches(run, catalogue, store):
-        answers = _answer(search, catalogue.groups)
-        hits = [entry for entry in answers if entry["rank"] <= SHOWN]
-        misses = [entry for entry in answers if entry["rank"] > SHOWN]
-        grids.append(
-            {
-                "title": search.title,
-                "reading": search.reading,
-                "queries": len(answers),
-                "gallery": len(search.gallery_rows),
-                "share": len(hits) / max(len(answers), 1),
-                "median": float(np.median([entry["rank"] for entry in answers])),
-                "hits": [_shown(search, catalogue, entry) for entry in hits[:EXAMPLES]],
-                "misses": [_shown(search, catalogue, entry) for entry in misses[:EXAMPLES]],
-            }
-        )
-    if not grids:
-        raise CatalignError("no stage aligned text and image, so neither can find the other", "add one and run again")
-    return grids
-
-
-def _searches(run: Run, catalogue: Catalogue, store: EmbeddingStore) -> Iterator[Search]:
-    if not {"text", "image"} <= set(store.names) or store["text"].shape[1] != store["image"].shape[1]:
-        return
-    test = catalogue.rows("test")
-    worded, seen = test[store.present("text")[test]], test[store.present("image")[test]]
-    queries = sample(worded, QUERIES)
-    reading = "correct: a photo of the product whose title was asked for, or of one of its group"
-    yield Search("Text → image", reading, store["text"][queries], queries, store["image"][seen], seen, True, False)
-    fused, known = _fused(run, store)
-    gallery = test[known[test]]
-    groups, sizes = np.unique(catalogue.groups[gallery], return_counts=True)
-    queries = sample(seen[np.isin(catalogue.groups[seen], groups[sizes > 1])], QUERIES)
-    if len(queries):
-        reading = "correct: another product of the photo's group; the product itself is left out"
-        yield Search("Image → product", reading, store["image"][queries], queries, fused[gallery], gallery, False, True)
-    else:
-        queries = sample(seen, QUERIES)
-        reading = "correct: the product in the photo, known to the gallery by its text alone"
-        images, texts = store["image"][queries], store["text"][worded]
-        yield Search("Image → text", reading, images, queries, texts, worded, True, True)
-
-
-def _fused(run: Run, store: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
-    return fuse_store(Fusion.load(run.path / "fusion"), store)
-
-
 def sample(rows: np.ndarray, count: int) -> np.ndarray:
     """At most ``count`` rows in random order, always the same ones."""
     return np.random.default_rng(0).permutation(rows)[:count]
-
-
-def _answer(search: Search, groups: np.ndarray) -> list[dict[str, Any]]:
-    """Rank the gallery for every query; equal scores keep its order. Queries without an answer are left out."""
-    scores = np.asarray(search.queries, np.float32) @ np.asarray(search.gallery, np.float32).T
-    own = search.query_rows[:, None] == search.gallery_rows[None]
-    relevant = groups[search.query_rows][:, None] == groups[search.gallery_rows][None]
-    if not search.itself:
-        scores[own] = -np.inf
-        relevant &= ~own
-    order = np.argsort(-scores, axis=1, kind="stable")
-    sorted_relevance = np.take_along_axis(relevant, order, axis=1)
-    answers = []
-    for query in np.flatnonzero(relevant.any(1)):
-        first = int(sorted_relevance[query].argmax())
-        top = order[query, :SHOWN]
-        answers.append(
-            {
-                "row": search.query_rows[query],
-                "rank": first + 1,
-                "first": search.gallery_rows[order[query, first]],
-                "rows": search.gallery_rows[top],
-                "scores": scores[query, top],
-                "correct": sorted_relevance[query, :SHOWN],
-            }
-        )
-    return answers
-
-
-def _shown(search: Search, catalogue: Catalogue, entry: dict[str, Any]) -> dict[str, Any]:
-    answers = [
-        {**card(catalogue, row), "score": float(score), "correct": bool(correct)}
-        for row, score, correct in zip(entry["rows"], entry["scores"], entry["correct"], strict=True)
-    ]
-    return {
-        "query": card(catalogue, entry["row"]),
-        "pictured": search.pictured,
-        "answers": answers,
-        "rank": entry["rank"],
-        "right": None if any(entry["correct"]) else card(catalogue, entry["first"]),
-    }
 
 
 def embedding_map(run: Run, catalogue: Catalogue) -> dict[str, Any]:
@@ -156,7 +39,7 @@ def embedding_map(run: Run, catalogue: Catalogue) -> dict[str, Any]:
     from sklearn.manifold import TSNE
 
     store = EmbeddingStore.open(run.path / "embeddings", verify=False)
-    vectors, known = _fused(run, store)
+    vectors, known = fuse_store(Fusion.load(run.path / "fusion"), store)
     rows = np.sort(sample(np.flatnonzero(known), MAPPED))
     chosen = np.asarray(vectors[rows], np.float32)
     if len(rows) < 10:

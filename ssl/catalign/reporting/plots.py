@@ -1,18 +1,11 @@
-"""Figures of the report: small functions from numbers to SVG text, and from pixels to data URIs.
-
-A figure is a fragment to place inline in HTML. Its colours are CSS variables with the light theme's value as fallback,
-so that the same figure is readable on a light and on a dark page, and also alone in a file. The palette is Okabe and
-Ito's (2008), which people with any common colour blindness tell apart; shapes and dashes repeat what colours say.
-"""
+"""Figures of the report: small functions from numbers to SVG text, and from pixels to data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,46 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-INK, MUTED, GRID, PAPER = "#1b1e23", "#5f6670", "#dfe2e6", "#fdfefe"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b6f00", "#7a5aa6")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-OTHER = "#a3a9b1"
-VARIABLES = {
-    INK: "ink",
-    MUTED: "muted",
-    GRID: "grid",
-    PAPER: "paper",
-    OTHER: "other",
-    **{colour: f"c{number}" for number, colour in enumerate(PALETTE, start=1)},
-}
-"""Colour of the light theme -> name of the CSS variable that replaces it."""
-
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "catalign",
-    "text.parse_math": False,
-    "font.size": 10.5,
-    "font.family": "sans-serif",
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "text.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-}
+from catalign.reporting.svg import INK, MARKERS, MUTED, OTHER, PALETTE, PAPER, STYLE, inline
 
 LINES: dict[str, dict[str, Any]] = {
     "train": {"linewidth": 1.9},
@@ -70,13 +24,8 @@ LINES: dict[str, dict[str, Any]] = {
 }
 """How curves are drawn: of training, of its few validation passes, of a solution that learned nothing."""
 
-CLEANING = (
-    (r' id="[A-Za-z0-9.]+_\d+"', ""),  # names of groups repeat within a page; the ids that are used are hashes
-    (r"(?<=\.\d\d)\d+", ""),
-    (r"font-family: [^;\"]+", "font-family: var(--font, sans-serif)"),
-    (r"\n", " "),
-)
-"""What is changed in the tags of matplotlib's SVG, in order: pattern, replacement."""
+THUMBNAIL = 128
+"""Pixels of a picture's longer side at most."""
 
 
 class Series(NamedTuple):
@@ -117,7 +66,7 @@ def curves(
         axes.locator_params(nbins=5)
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderpad=0, handlelength=1.6)
-        return _svg(figure, label)
+        return inline(figure, label)
 
 
 def timeline(stages: Mapping[str, Mapping[str, Mapping[tuple[str, str], Series]]], *, label: str) -> str:
@@ -144,17 +93,32 @@ def timeline(stages: Mapping[str, Mapping[str, Mapping[tuple[str, str], Series]]
             cells = columns[column].subgridspec(len(panels), 1).subplots(sharex=True, squeeze=False)[:, 0]
             for axes, (title, curves) in zip(cells, panels.items(), strict=True):
                 axes.set_title(f"{stage}: {title}", loc="left", fontsize=10.5)
-                for (run, line), curve in curves.items():
-                    _curve(axes, curve, line, color=colours[run])
-                axes.margins(x=0.03, y=0.08)
-                axes.locator_params(nbins=5)
+                _over_minutes(axes, curves, colours)
             cells[-1].set_xlabel("minutes")
         several = len(runs) > 1
         plain = MUTED if several else PALETTE[0]
         keys = [Line2D([], [], label=line, **{"color": plain, **LINES[line]}) for line in LINES if line in lines]
         keys += [Line2D([], [], color=colours[run], linewidth=4, label=run) for run in runs if several]
         figure.legend(handles=keys, loc="outside upper left", ncols=6, borderpad=0.3, handlelength=2)
-        return _svg(figure, label)
+        return inline(figure, label)
+
+
+def panel(curves: Mapping[tuple[str, str], Series], colours: Mapping[str, str], *, label: str) -> str:
+    """One panel of a timeline, for a page that has its own legend.
+
+    Args:
+        curves: (run, line) -> curve over minutes, where a line is one of ``LINES``.
+        colours: Run -> colour.
+        label: What the figure shows, for screen readers.
+
+    Returns:
+        An SVG fragment.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(4.3, 2.5)
+        _over_minutes(axes, curves, colours)
+        axes.set_xlabel("minutes")
+        return inline(figure, label)
 
 
 def embedding_map(points: np.ndarray, labels: Sequence[str], shown: Sequence[str], *, label: str) -> str:
@@ -182,37 +146,41 @@ def embedding_map(points: np.ndarray, labels: Sequence[str], shown: Sequence[str
         for colour, name in zip(PALETTE, shown, strict=False):
             if (names == name).mean() > 0.01:
                 _name_cloud(axes, points[names == name], name, colour)
-        return _svg(figure, label)
+        return inline(figure, label)
 
 
-def bars(values: Mapping[str, float], ours: Sequence[str], *, label: str) -> str:
+def bars(
+    values: Mapping[str, float],
+    colours: Mapping[str, str],
+    *,
+    label: str,
+    spans: Mapping[str, tuple[float, float]] | None = None,
+) -> str:
     """Horizontal bars, first row on top, with our rows in colour and the others in grey.
 
     Args:
         values: Row -> number, at least one row.
-        ours: Names of the rows to colour.
+        colours: Our rows -> their colour.
         label: What the figure shows, for screen readers.
+        spans: Row -> ends of a whisker, of the rows that have one.
 
     Returns:
         An SVG fragment.
     """
-    order = list(values)[::-1]
+    order, spans = list(values)[::-1], spans or {}
+    ends = [max(values[name], *spans.get(name, (0.0, 0.0))) for name in order]
     with matplotlib.rc_context({**STYLE, "axes.grid": False, "axes.spines.bottom": False}):
         figure, axes = _figure(4.6, 0.4 + 0.27 * len(order))
-        numbers = [values[name] for name in order]
-        axes.barh(order, numbers, color=[PALETTE[0] if name in ours else OTHER for name in order], height=0.66)
-        for place, number in enumerate(numbers):
-            axes.annotate(decimal(number), (number, place), xytext=(4, 0), textcoords="offset points", va="center")
-        axes.set(xticks=[], xlim=(0, 1.15 * max(*numbers, 1e-9)))
+        axes.barh(order, [values[name] for name in order], color=[colours.get(n, OTHER) for n in order], height=0.66)
+        for place, (name, end) in enumerate(zip(order, ends, strict=True)):
+            if name in spans:
+                axes.plot(spans[name], (place, place), color=INK, linewidth=1.4, marker="|", markersize=6)
+            number = decimal(values[name])
+            axes.annotate(number, (end, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.set(xticks=[], xlim=(0, 1.15 * max(*ends, 1e-9)))
         for text in axes.get_yticklabels():
             text.set_color(INK)
-        return _svg(figure, label)
-
-
-def alone(svg: str) -> str:
-    """A figure for a file of its own, which no page gives colours: on paper, in the light theme's colours."""
-    plain = re.sub(r"var\(--[a-z0-9]+, ([^)]+)\)", r"\1", svg)
-    return plain.replace(">", f'><rect width="100%" height="100%" fill="{PAPER}"/>', 1)
+        return inline(figure, label)
 
 
 def decimal(value: float) -> str:
@@ -244,7 +212,7 @@ def most_common(labels: Sequence[str], count: int = len(PALETTE)) -> list[str]:
 
 
 def picture(pixels: np.ndarray, quality: int = 85) -> str:
-    """A data URI of an image.
+    """A data URI of an image, made smaller where it is large.
 
     Args:
         pixels: (H, W, 3); uint8 as they are, floats in 0…1.
@@ -253,7 +221,9 @@ def picture(pixels: np.ndarray, quality: int = 85) -> str:
     if pixels.dtype != np.uint8:
         pixels = (np.clip(np.nan_to_num(pixels), 0, 1) * 255).round().astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -272,6 +242,13 @@ def _curve(axes: Axes, curve: Series, line: str, smooth: bool = True, **style: A
     axes.plot(steps, values, **{**style, **LINES[line]})
 
 
+def _over_minutes(axes: Axes, curves: Mapping[tuple[str, str], Series], colours: Mapping[str, str]) -> None:
+    for (run, line), curve in curves.items():
+        _curve(axes, curve, line, color=colours[run])
+    axes.margins(x=0.03, y=0.08)
+    axes.locator_params(nbins=5)
+
+
 def _span(curves: Sequence[Series]) -> float:
     times = np.concatenate([np.asarray(curve.steps, float) for curve in curves])
     return float(np.ptp(times))
@@ -281,28 +258,3 @@ def _name_cloud(axes: Axes, points: np.ndarray, name: str, colour: str) -> None:
     x, y = np.median(points, axis=0)
     box = {"facecolor": PAPER, "edgecolor": colour, "alpha": 0.88, "boxstyle": "round,pad=0.25", "linewidth": 1}
     axes.text(x, y, name, color=INK, fontsize=10, ha="center", va="center", bbox=box, zorder=5)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """The figure without its prologue, metadata and fixed size; colours and fonts come from the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    view = re.search(r'viewBox="[^"]+"', text)
-    assert view is not None
-    body = text[text.index("</defs>") + len("</defs>") :]  # the first definitions are only matplotlib's style sheet
-    body = re.sub(r"<[^>]*>", lambda tag: _clean(tag[0]), body)  # tags only: the words between them stay as they are
-    body = re.sub(r">\s*\n\s*<", ">\n<", body).replace("<g/>\n", "")
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    name = escape(label, quote=True)
-    return f'<svg {spaces} {view[0]} stroke-linejoin="round" role="img" aria-label="{name}">{body.strip()}'
-
-
-def _clean(tag: str) -> str:
-    for pattern, replacement in CLEANING:
-        tag = re.sub(pattern, replacement, tag)
-    return re.sub("#[0-9a-f]{6}", lambda match: _variable(match[0]), tag)
-
-
-def _variable(colour: str) -> str:
-    return f"var(--{VARIABLES[colour]}, {colour})" if colour in VARIABLES else colour

@@ -1,25 +1,26 @@
-"""The run report: one HTML file that shows what a run did and how well, without a network."""
+"""The report: one HTML file that shows what a run did and how well, or how several compare, without a network."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from catalign import __version__
 from catalign.artifacts import atomic, read_json
 from catalign.errors import CatalignError
-from catalign.reporting import learning, panels, plots, scoreboard
+from catalign.reporting import answers, dataset_card, learning, panels, plots, recipe, scoreboard, svg
+from catalign.reporting.comparison import Variant, variants
 from catalign.training.run import Run
 
 logger = logging.getLogger(__name__)
 
+PAGE = "report.html"
 INDEX = {
     "recall": ("recall against exact search", "", "share of the true nearest that it finds"),
     "qps": ("queries per second", "", "in one batch"),
@@ -28,8 +29,10 @@ INDEX = {
     "products": ("products", "", "with their fused vectors"),
 }
 """Numbers of an index report -> what each is, its unit and a note."""
-SAMPLES = 16
-HARDWARE = {"cpu": "Processor", "cores": "Cores", "memory_gb": "Memory, GB", "gpu": "GPU"}
+OWN = ("monitors", "inpainting", "words", "map", "index")
+"""Sections about one run's model, which a comparison leaves to the runs' own reports."""
+Plan = tuple[str, str, Callable[[], Any], str]
+"""A section to be: its key, its title, what builds it, the command that makes its inputs."""
 
 
 @dataclass
@@ -43,50 +46,35 @@ class Section:
     command: str | None = None
 
 
-@dataclass
-class Source:
-    """What sections read: the run, and its catalogue, opened once."""
-
-    run: Run
-    record: dict[str, Any] = field(default_factory=dict)
-    _catalogue: Any = None
-
-    @property
-    def catalogue(self) -> Any:
-        """The run's catalogue."""
-        if self._catalogue is None:
-            self._catalogue = self.run.catalogue()
-        return self._catalogue
-
-
-def write_report(run: Run, path: str | Path | None = None) -> Path:
-    """Write a run's report as one self-contained HTML file.
+def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
+    """Write the report of a run, or of several beside each other, as one self-contained HTML file.
 
     A part whose inputs are absent says so and names the command that makes them; a part that cannot be drawn says why.
     Neither stops the report.
 
     Args:
-        run: The run, finished or not.
-        path: Where to write; ``report.html`` in the run folder by default.
+        runs: Runs, finished or not; those that differ in nothing but their seed are merged.
+        path: Where to write; by default ``report.html`` in the folder of a single run, in this folder for several.
 
     Returns:
         The file's path.
+
+    Raises:
+        CatalignError: A run is given twice.
     """
-    path = Path(path) if path is not None else run.path / "report.html"
-    source = Source(run, run.record())
-    sections = [_section(source, *plan) for plan in _plan(run)]
+    compared, several = variants(runs), len(runs) > 1
+    path = Path(path or (PAGE if several else runs[0].path / PAGE))
+    sections = [_section(*plan) for plan in _plan(compared, several) if not (several and plan[0] in OWN)]
     html = (
-        _environment()
+        _environment(several)
         .get_template("report.html.j2")
         .render(
-            run=run,
-            record=source.record,
-            config=run.config,
+            compared=compared,
+            run=runs[0],
+            config=runs[0].config,
+            synthetic=any(run.config.data.source.name == "synthetic" for run in runs),
             sections=sections,
             headline=_headline(sections),
-            shown=panels.SHOWN,
-            narrow=scoreboard.NARROW,
-            version=__version__,
         )
     )
     with atomic(path) as temporary:
@@ -94,33 +82,31 @@ def write_report(run: Run, path: str | Path | None = None) -> Path:
     return path
 
 
-def _plan(run: Run) -> list[tuple[str, str, Callable[[Source], Any], str]]:
-    """Sections in reading order: key, title, what builds it, the command that makes its inputs."""
-    again, folder = f"catalign run experiment={run.config.name}", str(run.path)
-    bench = " && ".join(f"catalign bench {name} {folder}" for name in run.config.evaluation) or again
-    embed = f"catalign embed {folder} && catalign index {folder}"
+def _plan(compared: Sequence[Variant], several: bool) -> list[Plan]:
+    """Sections in reading order."""
+    run = compared[0].first
+    again = f"catalign run experiment={run.config.name}"
+    embed = f"catalign embed {run.path} && catalign index {run.path}"
+    curves = partial(learning.race, compared) if several else partial(learning.training, run)
+    searched = cache(partial(answers.retrieval, compared))
     return [
-        ("run", "What ran", what_ran, again),
-        ("catalogue", "Catalogue", catalogue_card, again),
-        ("training", "Training", lambda source: learning.training(source.run), again),
-        ("monitors", "Monitors", lambda source: learning.monitors(source.run), again),
-        ("results", "Results", lambda source: scoreboard.result_tables(source.run), bench),
-        (
-            "retrieval",
-            "Retrieval on test products",
-            lambda source: panels.retrieval(source.run, source.catalogue),
-            embed,
-        ),
-        ("inpainting", "Inpainting", lambda source: learning.inpainting(source.run, source.catalogue), again),
-        ("words", "Masked words", lambda source: learning.words(source.run, source.catalogue), again),
-        ("map", "Map", lambda source: panels.embedding_map(source.run, source.catalogue), embed),
-        ("index", "Index", index_report, f"catalign index {folder}"),
+        ("run", "What ran", partial(recipe.recipes, compared), again),
+        ("catalogue", "Catalogue", partial(dataset_card.cards, compared), again),
+        ("training", "Training", curves, again),
+        ("monitors", "Monitors", partial(learning.monitors, run), again),
+        ("results", "Results", partial(scoreboard.result_tables, compared), again),
+        ("retrieval", "Retrieval on test products", searched, embed),
+        ("failures", "Hardest queries", searched, embed),
+        ("inpainting", "Inpainting", lambda: learning.inpainting(run, run.catalogue()), again),
+        ("words", "Masked words", lambda: learning.words(run, run.catalogue()), again),
+        ("map", "Map", lambda: panels.embedding_map(run, run.catalogue()), embed),
+        ("index", "Index", partial(index_report, run), f"catalign index {run.path}"),
     ]
 
 
-def _section(source: Source, key: str, title: str, build: Callable[[Source], Any], command: str) -> Section:
+def _section(key: str, title: str, build: Callable[[], Any], command: str) -> Section:
     try:
-        return Section(key, title, data=build(source))
+        return Section(key, title, data=build())
     except CatalignError as error:
         return Section(key, title, missing=error.problem, command=error.remedy or command)
     except Exception as error:  # the last step of a long run: a figure that fails must not cost the other nine
@@ -128,66 +114,9 @@ def _section(source: Source, key: str, title: str, build: Callable[[Source], Any
         return Section(key, title, missing=f"could not be made: {type(error).__name__}: {error}", command=command)
 
 
-def what_ran(source: Source) -> dict[str, Any]:
-    """Command, stages, versions and hardware of a run."""
-    config, record = source.run.config, source.record
-    if not record:
-        raise CatalignError("the run folder has no run.json, so what ran is not recorded")
-    stages = []
-    for name, stage in config.stages.items():
-        noted = record.get("stages", {}).get(name, {})
-        parameters = noted.get("parameters", {})
-        stages.append(
-            {
-                "name": name,
-                "objectives": [(key, part.weight) for key, part in stage.objectives.items()],
-                "locked": stage.locked,
-                "seconds": noted.get("seconds"),
-                "parameters": parameters if isinstance(parameters, dict) else {"model": parameters},
-                "trainer": config.trainer_of(name),
-                "done": name in source.run.stages,
-            }
-        )
-    measured: dict[str, Any] = next(
-        (read_json(path) for path in sorted((source.run.path / "results").glob("*/*.json"))), {}
-    )
-    hardware = record.get("hardware") or measured.get("hardware") or {}
-    return {
-        "stages": stages,
-        "hardware": {HARDWARE.get(name, name): value for name, value in hardware.items() if value is not None},
-        "versions": record.get("versions") or measured.get("versions") or {},
-        "config": json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False),
-    }
-
-
-def catalogue_card(source: Source) -> dict[str, Any]:
-    """Counts, splits, groups, gaps and some products of the catalogue."""
-    catalogue = source.catalogue
-    facts = catalogue.describe()
-    total = max(len(catalogue), 1)
-    sizes = np.bincount(catalogue.groups)
-    pictured = np.flatnonzero(catalogue.has_image)
-    rows = np.sort(np.random.default_rng(0).choice(pictured, min(SAMPLES, len(pictured)), replace=False))
-    attributes = []
-    for name, values in catalogue.attributes.items():
-        present = [str(value) for value in values if value]
-        attributes.append((name, len(set(present)), plots.most_common(present, 3)))
-    bad = dict(facts["quarantine"])
-    return {
-        "name": catalogue.name,
-        "facts": facts,
-        "largest": int(sizes.max(initial=0)),
-        "gaps": [(name, n, n / total) for name, n in facts["missing"].items() if n],
-        "attributes": attributes,
-        "bad_rows": bad.pop("rows"),
-        "bad_kinds": bad,
-        "samples": [panels.card(catalogue, row) for row in rows],
-    }
-
-
-def index_report(source: Source) -> dict[str, Any]:
+def index_report(run: Run) -> dict[str, Any]:
     """What ``index`` measured of the index it built."""
-    path = source.run.path / "index_report.json"
+    path = run.path / "index_report.json"
     if not path.is_file():
         raise CatalignError("no index has been built for this run")
     report = read_json(path)
@@ -195,7 +124,7 @@ def index_report(source: Source) -> dict[str, Any]:
     return {
         "tiles": [(_with_unit(value, INDEX[name][1]), *INDEX[name][::2]) for name, value in named.items()],
         "others": [(name.replace("_", " "), value) for name, value in report.items() if name not in INDEX],
-        "factory": source.run.config.index.factory,
+        "factory": run.config.index.factory,
     }
 
 
@@ -207,37 +136,24 @@ def _headline(sections: list[Section]) -> list[tuple[str, str, str]]:
     """The numbers at the top: value, what it is, and a note."""
     data = {section.key: section.data for section in sections}
     tiles = []
-    if card := data["catalogue"]:
-        splits = ", ".join(f"{n:,} {split}" for split, n in card["facts"]["splits"].items())
-        tiles.append((f"{card['facts']['products']:,}", "products", splits))
+    if catalogues := data["catalogue"]:
+        first, *others = [card["facts"] for card in catalogues["cards"]]
+        splits = ", ".join(f"{n:,} {split}" for split, n in first["splits"].items())
+        unlike = f"in one of {1 + len(others)} catalogues" if others else splits
+        tiles.append((f"{first['products']:,}", "products", unlike))
     if ran := data["run"]:
-        seconds = sum(stage["seconds"] or 0 for stage in ran["stages"])
-        done = sum(stage["done"] for stage in ran["stages"])
-        tiles.append((duration(seconds), "training", f"{done} of {len(ran['stages'])} stages finished"))
-    return tiles + scoreboard.headline(data["results"] or [])
+        stages = [stage for run in ran["runs"].values() for stage in run["stages"]]
+        done = f"{sum(stage['done'] for stage in stages)} of {len(stages)} stages finished"
+        tiles.append((recipe.duration(sum(stage["seconds"] or 0 for stage in stages)), "training", done))
+    return tiles + scoreboard.headline(data["results"]["boards"] if data["results"] else [])
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: ``41 s``, ``12 min``, ``1 h 05``."""
-    if seconds is None:
-        return "not recorded"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
-
-
-def count(number: float) -> str:
-    """A count in few characters: ``950``, ``1.2 M``."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.0f}"
-
-
-def _environment() -> jinja2.Environment:
+def _environment(several: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("catalign.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(duration=duration, count=count, decimal=plots.decimal)
+    environment.filters.update(
+        duration=recipe.duration, count=recipe.count, decimal=plots.decimal, variable=svg.variable
+    )
+    environment.globals.update(several=several, shown=answers.SHOWN, narrow=scoreboard.NARROW, version=__version__)
     return environment

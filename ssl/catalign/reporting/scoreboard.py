@@ -1,117 +1,112 @@
-"""Result files as tables for the report: this run's rows, with trivial baselines and published numbers beside them."""
+"""Result files of runs as boards for the report: tables and bars, one board per protocol."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
 
 from catalign.errors import CatalignError
-from catalign.evaluation.base import Result, load_results
+from catalign.evaluation.base import Result, load_results, merge, one_protocol
 from catalign.reporting import plots
-from catalign.reporting.tables import BASELINES, published_rows
+from catalign.reporting.comparison import Variant, each, every
+from catalign.reporting.scores import Line, Table, tables_of
+from catalign.reporting.tables import published_rows
 from catalign.training.run import Run
 
 HEADLINES = ("recall@10", "linear accuracy", "perplexity", "accuracy", "precision@10", "ndcg@10", "mrr")
 """Metrics for a tile or a bar chart, most telling first."""
-HIGHER = (
-    "recall",
-    "hit",
-    "hr",
-    "precision",
-    "mrr",
-    "map",
-    "ndcg",
-    "accuracy",
-    "macro_f1",
-    "avg_recall",
-    "avg_precision",
-)
-LOWER = ("loss", "perplexity", "median_rank")
-"""Metrics with a better end, before any ``@k``; of others no best is marked."""
-COLUMNS = ("recall@1", "recall@10", "mrr@10", "map", "ndcg@10", "median_rank", "hit@1", "hit@10")
-"""Columns that come first where a table has many, so that they are seen without scrolling."""
 NARROW = 4
 """Tables of fewer columns stand side by side."""
 OPEN = 18
 """Lines of tables shown at once; further tables of a protocol are folded."""
-KINDS = ("run", "baseline", "published")
 
 
-@dataclass
-class Line:
-    """A row of a table: its name, group and kind, one value per seed and column, and the columns it is best in."""
+def result_tables(compared: Sequence[Variant]) -> dict[str, Any]:
+    """Results of all variants, seeds merged.
 
-    name: str
-    group: str
-    kind: str
-    values: dict[str, list[float]]
-    best: set[str] = field(default_factory=set)
-
-    def mean(self, column: str) -> float | None:
-        """Mean over the seeds, None where the row has no number or an infinite one."""
-        values = self.values.get(column)
-        mean = sum(values) / len(values) if values else math.nan
-        return mean if math.isfinite(mean) else None
-
-    def text(self, column: str) -> str:
-        """What the cell shows: the mean, and the sample standard deviation of several seeds."""
-        values, mean = self.values.get(column, []), self.mean(column)
-        if mean is None:
-            return "–"
-        if len(values) == 1:
-            return f"{mean:,g}" if "rank" in column else plots.decimal(mean)
-        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-        return f"{plots.decimal(mean)} ± {plots.decimal(spread)}"
-
-
-@dataclass
-class Table:
-    """One task: columns are metrics (or, for probes, attributes), lines are ordered by group and kind."""
-
-    task: str
-    columns: list[str] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
-
-    def of_group(self, group: str, kind: str) -> list[Line]:
-        """The lines of one group and kind."""
-        return [line for line in self.lines if (line.group, line.kind) == (group, kind)]
-
-    def sign(self, column: str) -> int:
-        """1 where higher numbers of a column are better, -1 where lower ones are, 0 where neither is."""
-        metric = (column if self.groups == [""] else self.task.split()[-1]).split("@")[0]
-        return (metric in HIGHER) - (metric in LOWER)
-
-    @property
-    def groups(self) -> list[str]:
-        """Groups in order of appearance."""
-        return list(dict.fromkeys(line.group for line in self.lines))
-
-
-def result_tables(run: Run) -> list[dict[str, Any]]:
-    """One entry per protocol id, each with one table per task.
-
-    Numbers of different protocol ids never share a table.
+    Returns:
+        ``boards``, one per protocol id, each with a table per task, so that numbers of different protocol ids never
+        share a table; and ``notes`` on results that are absent, cannot be merged or were measured in other ways.
 
     Raises:
-        CatalignError: The run has no results.
+        CatalignError: No run has results.
     """
-    boards = []
-    for folder in sorted((run.path / "results").glob("*/"), key=lambda folder: (folder.name == "pretext", folder.name)):
-        by_protocol: dict[str, list[Result]] = {}
-        for result in load_results(folder):
-            by_protocol.setdefault(result.protocol["id"], []).append(result)
-        ordered = sorted(by_protocol.values(), key=lambda results: len(results[0].row))
-        boards += [_board(results) for results in ordered]
-    if not boards:
-        raise CatalignError("nothing has been evaluated in this run")
-    return boards
+    loaded, notes = each(every(compared), _load)
+    merged: dict[str, list[Result]] = {}
+    for variant in compared:
+        results = [result for name in variant.named for result in loaded.get(name, [])]
+        merged[variant.name], failed = _merged(variant, results)
+        notes += failed
+    notes += [*_absent(compared, merged), *_apart([result for results in merged.values() for result in results])]
+    boards: dict[str, list[Result]] = {}
+    for result in (result for results in merged.values() for result in results):
+        boards.setdefault(result.protocol["id"], []).append(result)
+    colours = {result.row: variant.colour for variant in compared for result in merged[variant.name]}
+    ordered = sorted(boards.values(), key=_order)
+    shown = [_board(results, colours, len(compared) > 1) for results in ordered]
+    leading = {board["benchmark"]: board["protocol"]["name"] for board in reversed(shown)}
+    for board in shown:
+        board["folded"] = board["protocol"]["name"] != leading[board["benchmark"]]
+    return {"boards": shown, "notes": notes}
 
 
-def headline(boards: list[dict[str, Any]], most: int = 4) -> list[tuple[str, str, str]]:
+def _order(results: Sequence[Result]) -> tuple[bool, str, int, int]:
+    """Benchmarks by name, held-out losses last; in one benchmark what most rows share first, then the plainest row."""
+    first = results[0]
+    return first.benchmark == "pretext", first.benchmark, -len(results), len(first.row)
+
+
+def _load(run: Run) -> list[Result]:
+    results = load_results(run.path / "results")
+    if not results:
+        commands = [f"catalign bench {name} {run.path}" for name in run.config.evaluation]
+        raise CatalignError("nothing has been evaluated in this run", " && ".join(commands) or None)
+    return results
+
+
+def _merged(variant: Variant, results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """The results of a variant's seeds, merged and named after it; and sentences on those that cannot be."""
+    alike: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        row = variant.name + result.row.removeprefix(variant.first.config.name)
+        alike.setdefault((result.protocol["id"], row), []).append(replace(result, row=row))
+    merged, notes = [], []
+    for some in alike.values():
+        try:
+            merged.append(merge(some))
+        except CatalignError as error:
+            notes.append(f"{some[0].benchmark} is left out: {error.problem}")
+    return merged, notes
+
+
+def _absent(compared: Sequence[Variant], merged: Mapping[str, Sequence[Result]]) -> Iterator[str]:
+    """Sentences on variants that lack results of a benchmark that others have."""
+    measured = {name: {result.benchmark for result in results} for name, results in merged.items() if results}
+    for variant in (variant for variant in compared if variant.name in measured):
+        for benchmark in sorted(set().union(*measured.values()) - measured[variant.name]):
+            command = f"catalign bench {benchmark} {variant.first.path}"
+            yield f"{variant.name} has no results of {benchmark}; make them: {command}"
+
+
+def _apart(merged: Sequence[Result]) -> Iterator[str]:
+    """Sentences on protocols of one name that made other choices."""
+    for name in dict.fromkeys(result.protocol["name"] for result in merged):
+        some = [result for result in merged if result.protocol["name"] == name]
+        rows: dict[str, list[str]] = {}
+        for result in some:
+            rows.setdefault(result.protocol["id"], []).append(result.row)
+        try:
+            one_protocol(some)
+        except CatalignError as error:
+            who = ", ".join(f"{' and '.join(of)} by {identity}" for identity, of in rows.items())
+            yield f"{name} was measured in different ways: {who}; {error.remedy}. Each has a table of its own"
+
+
+def headline(boards: Sequence[Mapping[str, Any]], most: int = 4) -> list[tuple[str, str, str]]:
     """A telling number of each benchmark: value, what it is, and the best trivial baseline beside it."""
     tiles: dict[str, tuple[str, str, str]] = {}
     for board in boards:
@@ -121,7 +116,7 @@ def headline(boards: list[dict[str, Any]], most: int = 4) -> list[tuple[str, str
     return list(tiles.values())[:most]
 
 
-def _tile(board: dict[str, Any], table: Table, column: str) -> tuple[str, str, str]:
+def _tile(board: Mapping[str, Any], table: Table, column: str) -> tuple[str, str, str]:
     """A column's number; of a grouped table, that furthest above its baselines, in the groups with most of them."""
     beside = {group: len(table.of_group(group, "baseline")) for group in table.groups}
     columns = [column] if table.groups == [""] else table.columns
@@ -132,79 +127,31 @@ def _tile(board: dict[str, Any], table: Table, column: str) -> tuple[str, str, s
     )
     what = ", ".join(filter(None, [table.task, chosen, line.group]))
     note = f"best trivial baseline {plots.decimal(baseline)}" if baseline is not None else board["protocol"]["name"]
-    return line.text(chosen), f"{board['benchmark']}: {what}", note
+    whose = [line.name] if board["turned"] else []
+    return line.text(chosen), f"{board['benchmark']}: {what}", "; ".join([*whose, note])
 
 
-def _board(results: list[Result]) -> dict[str, Any]:
+def _board(results: Sequence[Result], colours: Mapping[str, str], turned: bool) -> dict[str, Any]:
     first = results[0]
-    tables: dict[str, Table] = {}
-    for result in results:
-        _add(tables, result.row, "run", result.metrics)
-    for result in results:
-        for name, metrics in result.baselines.items():
-            _add(tables, BASELINES.get(name, name), "baseline", metrics)
     known = published_rows(first.benchmark, first.protocol["id"])
-    for row in known:
-        metrics = {key: [value] for key, value in row["metrics"].items()}
-        _add(tables, row["row"], "published", metrics, new_columns=False)
-    ordered = sorted(tables.values(), key=lambda table: not table.task.startswith("linear"))
-    for table in ordered:
-        groups = table.groups
-        table.lines.sort(key=lambda line: (groups.index(line.group), KINDS.index(line.kind)))
-        table.columns.sort(key=lambda column: COLUMNS.index(column) if column in COLUMNS else len(COLUMNS))
-        _mark_best(table)
+    tables = tables_of(results, known)
     plain = (int, float, str)
     return {
         "benchmark": first.benchmark,
         "protocol": {key: value for key, value in first.protocol.items() if isinstance(value, plain)},
-        "seeds": first.seeds,
+        "seeds": {result.row: result.seeds for result in results},
         "sources": sorted({"; ".join(filter(None, [row.get("source"), row.get("training")])) for row in known} - {""}),
-        "details": {key: value for key, value in first.details.items() if isinstance(value, plain)},
-        "tables": ordered,
-        "narrow": all(len(table.columns) < NARROW for table in ordered),
-        "open": max(1, sum(total <= OPEN for total in accumulate(len(table.lines) for table in ordered))),
-        "chart": _chart(first.benchmark, ordered),
+        "details": {
+            key: value
+            for key, value in first.details.items()
+            if isinstance(value, plain) and all(result.details.get(key) == value for result in results)
+        },
+        "tables": tables,
+        "turned": turned,
+        "narrow": all(len(table.columns) < NARROW for table in tables),
+        "open": max(1, sum(total <= OPEN for total in accumulate(len(table.lines) for table in tables))),
+        "charts": _charts(first.benchmark, tables, colours, turned),
     }
-
-
-def _place(key: str) -> tuple[str, str, str]:
-    """Where a metric key stands: table, group of rows, column.
-
-    ``text-to-image/recall@10`` is a column of its task's table. A probe's ``article_type/image/linear/accuracy``
-    stands in the table of linear accuracies, under the row ``image`` and the column ``article_type``.
-    """
-    parts = key.split("/")
-    if len(parts) > 3:
-        return " ".join(parts[2:]), parts[1], parts[0]
-    return " ".join(parts[:-1]), "", parts[-1]
-
-
-def _add(
-    tables: dict[str, Table], name: str, kind: str, metrics: dict[str, list[float]], new_columns: bool = True
-) -> None:
-    for key, values in metrics.items():
-        task, group, column = _place(key)
-        if not new_columns and (task not in tables or column not in tables[task].columns):
-            continue
-        table = tables.setdefault(task, Table(task))
-        if column not in table.columns:
-            table.columns.append(column)
-        line = next((line for line in table.of_group(group, kind) if line.name == name), None)
-        if line is None:
-            line = Line(name, group, kind, {})
-            table.lines.append(line)
-        line.values.setdefault(column, values)
-
-
-def _mark_best(table: Table) -> None:
-    """Note the best row of the run and its baselines in every column; published rows are for reference."""
-    for group in table.groups:
-        compete = table.of_group(group, "run") + table.of_group(group, "baseline")
-        for column in table.columns:
-            numbers = [table.sign(column) * mean for line in compete if (mean := line.mean(column)) is not None]
-            for line in compete if len(numbers) > 1 and table.sign(column) else ():
-                if (mean := line.mean(column)) is not None and table.sign(column) * mean == max(numbers):
-                    line.best.add(column)
 
 
 def _telling(tables: list[Table]) -> tuple[Table, str] | None:
@@ -222,16 +169,20 @@ def _beside(table: Table, line: Line, column: str) -> float | None:
     return max(numbers, key=lambda number: table.sign(column) * number, default=None)
 
 
-def _chart(benchmark: str, tables: list[Table]) -> dict[str, Any] | None:
-    found = _telling(tables)
-    if found is None or len(found[0].groups) > 1:
-        return None
-    table, column = found
+def _charts(board: str, tables: list[Table], colours: Mapping[str, str], turned: bool) -> list[dict[str, Any]]:
+    """Bars of the most telling metric: of all tasks, or when runs are compared of each."""
+    found = [_telling([table]) for table in tables] if turned else [_telling(tables)]
+    charts = [_chart(board, *telling, colours) for telling in found if telling]
+    return [chart for chart in charts if chart]
+
+
+def _chart(board: str, table: Table, column: str, colours: Mapping[str, str]) -> dict[str, Any] | None:
     values = {line.name: mean for line in table.lines if (mean := line.mean(column)) is not None}
-    if len(values) < 3:
+    ours = {line.name: colours[line.name] for line in table.lines if line.kind == "run"}
+    if len(table.groups) > 1 or (len(values) < 3 and len(ours) < 2):
         return None
+    spans = {line.name: span for line in table.lines if line.name in ours and (span := line.span(column))}
     title = ", ".join(filter(None, [table.task, column])) + (" (lower is better)" if table.sign(column) < 0 else "")
     order = sorted(values, key=lambda name: -table.sign(column) * values[name])
-    ours = [line.name for line in table.lines if line.kind == "run"]
-    svg = plots.bars({name: values[name] for name in order}, ours, label=f"{benchmark}: {title}")
-    return {"title": title, "svg": Markup(svg)}
+    svg = plots.bars({name: values[name] for name in order}, ours, label=f"{board}: {title}", spans=spans)
+    return {"title": title, "svg": Markup(svg), "spans": bool(spans)}
