@@ -4,14 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup quickstart test lint format bench docs-tables clean
+.PHONY: setup quickstart test lint format bench docs docs-tables clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(BIN)/python -m pip install -q -e ".[dev,docs]"
 	@touch $@
 
 quickstart: setup  ## the whole pipeline on the synthetic catalogue
@@ -35,8 +35,11 @@ bench: setup  ## the real catalogue: needs CATALIGN_DATA or network
 	$(BIN)/catalign run experiment=fashion
 	$(BIN)/catalign bench kagl runs/fashion/seed0 -o benchmarks/kagl/results
 
+docs: setup  ## the documentation as a site, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 docs-tables: setup  ## result tables of README and benchmarks from their JSON files
 	$(BIN)/catalign tables
 
 clean:
-	rm -rf build dist ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
+	rm -rf build dist site ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

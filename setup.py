@@ -65,6 +65,7 @@ setup(
         "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
         "export": EXPORT,
         "demo": DEMO,
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
             *EXPORT,
             *DEMO,

@@ -126,6 +126,21 @@ def test_positions_are_fixed_and_the_unused_mask_token_too():
     assert fixed == {"model.vit.pos_embed", "model.mask_token"}
 
 
+@pytest.mark.parametrize("options", [VIT, THIN])
+def test_mirrored_photos_have_one_vector_in_evaluation(options):
+    model, photos = ImageEncoder(**options, size=(64, 48), mirror=True).eval(), images(size=(64, 48))
+    plain = ImageEncoder(**options, size=(64, 48)).eval()
+    plain.load_state_dict(model.state_dict())
+    once, turned = (plain({"image": views}) for views in (photos, photos.flip(-1)))
+    torch.testing.assert_close(model({"image": photos}).pooled, (once.pooled + turned.pooled) / 2)
+    torch.testing.assert_close(model({"image": photos}).tokens, once.tokens)
+    assert not torch.allclose(once.pooled, turned.pooled)
+    torch.manual_seed(1)
+    trained = model.train()({"image": photos}).pooled
+    torch.manual_seed(1)
+    torch.testing.assert_close(trained, plain.train()({"image": photos}).pooled)
+
+
 @pytest.mark.parametrize("options", [VIT, THIN], ids=["vit", "conv"])
 def test_follows_the_memory_format_and_precision_of_the_model(options):
     encoder = ImageEncoder(size=(32, 24), **options).eval()

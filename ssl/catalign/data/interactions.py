@@ -26,7 +26,7 @@ class Cases:
     """Questions to a recommender: after these events, which product comes next?
 
     Attributes:
-        users: (C,) int64 rows of :attr:`Histories.users`.
+        users: (C,) int64 rows of ``Histories.users``.
         contexts: C rows of products, oldest first, none of them empty.
         targets: (C,) int64 products that came next.
     """

@@ -35,7 +35,7 @@ class Source(ABC):
     """Rows of a table in a fixed order, some at a time; never the whole table in memory.
 
     A cell of an image column is encoded bytes, ``{"bytes": …, "path": …}`` (how the datasets library stores images), a
-    path relative to :attr:`images`, a uint8 array (H, W, 3), or None where there is no image.
+    path relative to ``images``, a uint8 array (H, W, 3), or None where there is no image.
 
     Attributes:
         images: Folder that relative image paths start from.

@@ -34,6 +34,7 @@ class ImageEncoder(Encoder):
         pretrained: Load timm's weights (from the network on first use).
         pooling: ``avg`` over cells or patches (a convolutional model's own head, norm included), or a ViT's class
             ``token``.
+        mirror: In evaluation ``pooled`` is the mean over a photo and its mirror image, for twice the time.
         kwargs: Further arguments of ``timm.create_model``, such as ``{patch_size: 8, depth: 4}``.
 
     Attributes:
@@ -59,11 +60,12 @@ class ImageEncoder(Encoder):
         size: tuple[int, int] = (64, 64),
         pretrained: bool = False,
         pooling: Literal["avg", "token"] = "avg",
+        mirror: bool = False,
         kwargs: dict[str, Any] = {},  # noqa: B006 - never changed
     ) -> None:
         super().__init__()
         self.size: tuple[int, int] = (size[0], size[1])
-        self.pooling = pooling
+        self.pooling, self.mirror = pooling, mirror
         backbone = create_backbone(model, self.size, pretrained, kwargs)
         self.is_vit = is_plain_vit(backbone)
         self.prefix: int = getattr(backbone, "num_prefix_tokens", 0)
@@ -104,16 +106,21 @@ class ImageEncoder(Encoder):
         if not images.is_floating_point():
             images = self.to_input(images)
         images = images.to(self._dtype(), memory_format=self._memory_format())
-        if self.is_vit:
-            tokens = self.model.encode(images, idx_keep=batch.get("image_keep"))
-            pooled = self.model.vit.fc_norm(self._pool(tokens))
-        else:
-            features = self.model.forward_features(images)
-            tokens = self._as_tokens(features)
-            head = self.model.forward_head(features, pre_logits=True) if features.ndim == 4 else None
-            # Mobile networks widen their features in the head; their pooled vector is a plain mean instead.
-            pooled = head if head is not None and head.shape[-1] == self.width else self._pool(tokens)
+        tokens, pooled = self._encode(images, batch.get("image_keep"))
+        if self.mirror and not self.training:
+            pooled = (pooled + self._encode(images.flip(-1), None)[1]) / 2
         return Encoded(tokens=tokens[:, self.prefix :], pooled=pooled)
+
+    def _encode(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens, the prefix among them, and pooled."""
+        if self.is_vit:
+            tokens = self.model.encode(images, idx_keep=keep)
+            return tokens, self.model.vit.fc_norm(self._pool(tokens))
+        features = self.model.forward_features(images)
+        tokens = self._as_tokens(features)
+        head = self.model.forward_head(features, pre_logits=True) if features.ndim == 4 else None
+        # Mobile networks widen their features in the head; their pooled vector is a plain mean instead.
+        return tokens, head if head is not None and head.shape[-1] == self.width else self._pool(tokens)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0] if self.pooling == "token" else tokens[:, self.prefix :].mean(1)

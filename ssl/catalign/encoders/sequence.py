@@ -181,8 +181,10 @@ class SequenceEncoder(Encoder):
         return history.gather(1, places), places < lengths
 
     def _encode(self, history: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.vectors(history) + self.positions.weight[: history.shape[1]]
-        hidden = self.dropout(hidden)
+        # Scores read the direction of an item vector, so the blocks do too. At its own length, .2 or so, it would drown
+        # in what they add to it.
+        items = F.normalize(self.vectors(history), dim=-1) * self.width**0.5
+        hidden = self.dropout(items + self.positions.weight[: history.shape[1]])
         if self.causal:  # padding comes last, so no real position can see any
             future = nn.Transformer.generate_square_subsequent_mask(history.shape[1], hidden.device, hidden.dtype)
             return self.blocks(hidden, mask=future, is_causal=True)

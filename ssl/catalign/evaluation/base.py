@@ -46,7 +46,7 @@ class QueryEmbedder(TextEmbedder, Protocol):
     """An Embedder of texts and photos."""
 
     def knows(self, texts: list[str]) -> np.ndarray:
-        """``(n,)`` bool, whether :meth:`text` can embed a text."""
+        """``(n,)`` bool, whether :meth:`TextEmbedder.text` can embed a text."""
 
     def images(self, photos: list[Any]) -> np.ndarray:
         """Photos ``(H, W, 3)`` uint8 as ``(n, D)`` unit vectors."""
@@ -127,7 +127,7 @@ class Result:
     Attributes:
         benchmark: The protocol function's name, such as ``"kagl"``.
         row: The row's name in tables and its file's name.
-        protocol: ``id`` and every choice that the id stands for; make it with :func:`protocol`.
+        protocol: ``id`` and every choice that the id stands for; made by the function ``protocol``.
         metrics: Metric key to one value per seed (a bare number becomes a list of one).
         baselines: Name to metrics, in the same form.
         details: Counts that explain the metrics: queries, gallery, what was left out.

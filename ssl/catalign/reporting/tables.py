@@ -360,7 +360,7 @@ def update_file(path: Path, name: str, table: str, check: bool = False) -> bool:
 
 
 def write_tables(check: bool = False, root: Path | None = None) -> int:
-    """Bring the tables in README and benchmarks/*/README.md up to date with the result files.
+    """Bring the tables in every README*.md, the root's and the benchmarks', up to date with the result files.
 
     Args:
         check: Only say which files differ.
@@ -378,11 +378,8 @@ def write_tables(check: bool = False, root: Path | None = None) -> int:
         raise CatalignError(f"{root} has no benchmarks/*/spec.yaml", "run this in a checkout of the repository")
     tables = {name: table for folder in folders for name, table in tables_of(folder).items()}
     differing = []
-    for path in [root / "README.md", *(folder / "README.md" for folder in folders)]:
-        names = (
-            [match["name"] for match in _MARKED.finditer(path.read_text(encoding="utf-8"))] if path.is_file() else []
-        )
-        for name in names:
+    for path in [path for folder in (root, *folders) for path in sorted(folder.glob("README*.md"))]:
+        for name in [match["name"] for match in _MARKED.finditer(path.read_text(encoding="utf-8"))]:
             if name not in tables:
                 raise unknown(f"table in {path}:", name, tables)
             if update_file(path, name, tables[name].markdown(), check):
