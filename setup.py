@@ -7,6 +7,15 @@ from setuptools import find_packages, setup
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 CONFIGS = [str(path.parent.relative_to("configs") / "*.yaml") for path in Path("configs").rglob("*.yaml")]
 
+EXPORT = [
+    "torch>=2.9",  # whose torch.onnx traces with torch.export
+    "sentence-transformers>=6.0",
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "onnxscript>=0.5",
+]
+DEMO = ["gradio>=6.0"]
+
 setup(
     name="catalign",
     version="0.1.0",
@@ -54,8 +63,13 @@ setup(
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
         "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
+        "export": EXPORT,
+        "demo": DEMO,
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "dev": [
+            *EXPORT,
+            *DEMO,
+            "playwright>=1.48",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",

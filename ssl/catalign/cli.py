@@ -91,13 +91,19 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("-k", type=int, default=10, help="how many products (10)")
         sub.add_argument("--filter", action="append", default=[], metavar="ATTRIBUTE=VALUE", help="keep only these")
 
+    demo = add(commands.demo, run=True)
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    demo.add_argument("--port", type=int, default=7860, help="port to listen at (7860)")
+
     bench = add(commands.bench)
     bench.add_argument("protocol", help="its name; see: catalign list protocols")
     bench.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; several are its seeds")
     bench.add_argument("-o", "--output", type=Path, help="folder for the merged result JSON, one file per row")
 
     export = add(commands.export, run=True)
-    export.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    export.add_argument("-o", "--output", type=Path, required=True, help="folder to write; one in it per library")
+    libraries = "hf, timm, sentence-transformers, onnx, safetensors; the first, second and last by default"
+    export.add_argument("--to", nargs="+", metavar="LIBRARY", help=libraries)
 
     listing = add(commands.list_)
     listing.add_argument("kind", help="objectives, encoders, protocols, fusions, sources, experiments")

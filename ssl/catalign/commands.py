@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from catalign.errors import CatalignError, unknown
+from catalign.errors import CatalignError, needed, unknown
 
 
 def _compose(overrides: Sequence[str]) -> Any:
@@ -145,6 +145,14 @@ def recommend(options: argparse.Namespace) -> None:
     print(retriever.recommend(options.history, k=options.k, exclude_seen=not options.seen, filters=filters))
 
 
+def demo(options: argparse.Namespace) -> None:
+    """Serve a search page for a run."""
+    needed("gradio", "demo")
+    from catalign.reporting.demo import serve
+
+    serve(_open(options.run), options.host, options.port)
+
+
 def _filters(given: Sequence[str]) -> dict[str, list[str]]:
     filters: dict[str, list[str]] = {}
     for pair in given:
@@ -176,10 +184,10 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a run's encoders for transformers and timm."""
+    """Write a run's encoders for other libraries."""
     from catalign.training.export import export
 
-    for path in export(_open(options.run), options.output):
+    for path in export(_open(options.run), options.output, options.to):
         print(path)
 
 

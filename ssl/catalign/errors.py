@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 SHOWN = 40
 """Names listed in a message at most: a mistyped brand must not print three hundred."""
@@ -36,3 +38,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CatalignError:
     shown = ", ".join(names[:SHOWN]) or "none"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return CatalignError(f"unknown {what} {name!r}", f"{hint}known: {shown}{more}")
+
+
+def needed(library: str, extra: str) -> ModuleType:
+    """Import a library that only one of our extras brings.
+
+    Raises:
+        CatalignError: It is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError:
+        raise CatalignError(f"this needs the library {library}", f"pip install 'catalign[{extra}]'") from None

@@ -87,6 +87,13 @@ def test_hits_tell_the_product(retriever: Retriever) -> None:
     assert "kind" not in found["p0"].attributes, "missing attributes are left out"
 
 
+def test_browsing_shows_products_without_a_query(retriever: Retriever) -> None:
+    assert retriever.browse(k=3).ids == retriever.index.ids[:3]
+    red = retriever.browse(filters={"colour": "Red"}, k=1000)
+    assert colours(red) == {"Red"}
+    assert set(red.ids) == set(retriever.search(text="red", filters={"colour": "Red"}, k=1000).ids)
+
+
 def test_item_finds_others_like_it(retriever: Retriever) -> None:
     results = retriever.search(item="p12", k=4)
     assert len(results) == 4

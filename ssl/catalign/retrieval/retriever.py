@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,34 @@ class Retriever:
         seen = set(map(str, history)) if exclude_seen else set()
         return self._found(query, k, seen, filters, f"after {', '.join(map(str, history))}")
 
+    def browse(self, *, filters: Filters | None = None, k: int = 10) -> Results:
+        """The first k products, in no order of merit: their score is NaN.
+
+        Args:
+            filters: As :meth:`search` takes.
+            k: Products to return.
+
+        Raises:
+            CatalignError: An attribute or value is unknown.
+        """
+        allowed = self._allowed(filters or {})
+        ids = self.index.ids if allowed is None else allowed
+        return Results([self.hit(id) for id in ids[:k]], "products" + _describe_filters(filters))
+
+    def hit(self, id: str, score: float = math.nan) -> Hit:
+        """A product as results show it."""
+        try:
+            row = self.catalogue.row(id)
+        except CatalignError:  # added to the index after the catalogue was prepared
+            return Hit(id, score)
+        attributes = {name: str(values[row]) for name, values in self.catalogue.attributes.items() if values[row]}
+        photo = self.catalogue.thumbnail(row) if self.catalogue.has_image[row] else None
+        return Hit(id, score, self.catalogue.text()[row], attributes, row, photo)
+
     def _found(self, query: np.ndarray, k: int, without: set[str], filters: Filters | None, title: str) -> Results:
         found, scores = self.index.search(query, k + len(without), self._allowed(filters or {}))
         pairs = [(id, score) for id, score in zip(found[0], scores[0].tolist(), strict=False) if id not in without]
-        return Results([self._hit(id, score) for id, score in pairs[:k]], title + _describe_filters(filters))
+        return Results([self.hit(id, score) for id, score in pairs[:k]], title + _describe_filters(filters))
 
     @property
     def embedder(self) -> Embedder:
@@ -213,15 +238,6 @@ class Retriever:
                     raise unknown(f"value of {name}", value, known)
             keep &= np.isin(column.astype(str), values)
         return [id for id in np.array(self.catalogue.ids, dtype=object)[keep] if id in self.index]
-
-    def _hit(self, id: str, score: float) -> Hit:
-        try:
-            row = self.catalogue.row(id)
-        except CatalignError:  # added to the index after the catalogue was prepared
-            return Hit(id, score)
-        attributes = {name: str(values[row]) for name, values in self.catalogue.attributes.items() if values[row]}
-        photo = self.catalogue.thumbnail(row) if self.catalogue.has_image[row] else None
-        return Hit(id, score, self.catalogue.text()[row], attributes, row, photo)
 
 
 def _values(wanted: str | int | float | Iterable[str | int | float]) -> list[str]:
