@@ -19,7 +19,7 @@ from catalign.data import images
 from catalign.data.history_batches import BEHAVIOUR
 from catalign.embeddings.fusion.weighted import Weighted
 from catalign.errors import CatalignError
-from catalign.reporting import panels, plots
+from catalign.reporting import panels, svg
 from catalign.retrieval.results import Results
 from catalign.retrieval.retriever import Retriever
 from catalign.training.run import Run
@@ -107,11 +107,11 @@ class Shop:
         """The report's map of the embeddings, with its legend, in HTML."""
         drawn = panels.embedding_map(self.run, self.retriever.catalogue)
         dots = "".join(
-            f'<li style="color:{plots.PALETTE[number - 1]}">● {escape(str(value))} ({count:,})</li>'
+            f'<li style="color:{svg.PALETTE[number - 1]}">● {escape(str(value))} ({count:,})</li>'
             for value, number, count in drawn["legend"]
         )
         title = f"{drawn['products']:,} products by {drawn['method']}, coloured by {escape(str(drawn['attribute']))}"
-        return f'<p>{title}</p><div style="max-width:700px">{plots.alone(drawn["svg"])}</div><ul>{dots}</ul>'
+        return f'<p>{title}</p><div style="max-width:700px">{svg.alone(drawn["svg"])}</div><ul>{dots}</ul>'
 
 
 def _chosen(filters: Filters) -> Filters:
