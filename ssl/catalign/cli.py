@@ -86,6 +86,18 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("-k", type=int, default=10, help="how many products (10)")
         sub.add_argument("--filter", action="append", default=[], metavar="ATTRIBUTE=VALUE", help="keep only these")
 
+    enhance = add(commands.enhance, run=True)
+    enhance.add_argument("table", type=Path, help="Parquet, CSV or JSON lines with the columns of the run's catalogue")
+    enhance.add_argument("-o", "--output", type=Path, required=True, help="proposals: a .csv, .jsonl or .parquet file")
+    enhance.add_argument("--attribute", action="append", metavar="NAME", help="propose only this one (repeat for more)")
+    enhance.add_argument("--precision", type=float, default=0.95, help="share that must be right on val (0.95)")
+    enhance.add_argument("--images", help="folder of the photos, where the image column holds paths")
+
+    audit = add(commands.audit, run=True)
+    audit.add_argument("-n", "--count", type=int, default=100, help="how many listings (100)")
+    audit.add_argument("--category", metavar="ATTRIBUTE", help="the attribute of categories (the most telling one)")
+    audit.add_argument("-o", "--output", type=Path, help="folder for audit.html and audit.csv (RUN/audit)")
+
     bench = add(commands.bench)
     bench.add_argument("protocol", help="its name; see: catalign list protocols")
     bench.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; several are its seeds")

@@ -143,6 +143,40 @@ def recommend(options: argparse.Namespace) -> None:
     print(retriever.recommend(options.history, k=options.k, exclude_seen=not options.seen, filters=filters))
 
 
+def enhance(options: argparse.Namespace) -> None:
+    """Propose values for the missing attributes of a table's products."""
+    from rich.console import Console
+
+    from catalign.retrieval.enhance import Enhancer, check_output, write
+    from catalign.retrieval.retriever import Retriever
+
+    check_output(options.output)
+    run, bad = _open(options.run), options.output.with_suffix(".quarantine.csv")
+    enhancer = Enhancer(Retriever.from_run(run), options.attribute, options.precision)
+    proposals = enhancer.table(options.table, run.config.data, images=options.images, quarantine=bad)
+    write(proposals, options.output)
+    Console().print(enhancer.summary(proposals))
+    for path in filter(Path.is_file, (options.output, bad)):
+        print(path)
+
+
+def audit(options: argparse.Namespace) -> None:
+    """List a catalogue's most suspicious listings, with the reasons."""
+    from rich.console import Console
+
+    from catalign.reporting.audit import terminal, write_audit
+    from catalign.retrieval.audit import Audit
+    from catalign.retrieval.retriever import Retriever
+    from catalign.training.likelihood import language_model
+
+    run = _open(options.run)
+    retriever = Retriever.from_run(run)
+    suspects = Audit(retriever, language_model(run), options.category).suspects(options.count)
+    Console().print(terminal(suspects[:20]))
+    for path in write_audit(retriever.catalogue, suspects, options.output or run.path / "audit"):
+        print(path)
+
+
 def _filters(given: Sequence[str]) -> dict[str, list[str]]:
     filters: dict[str, list[str]] = {}
     for pair in given:

@@ -76,7 +76,7 @@ def write_report(run: Run, path: str | Path | None = None) -> Path:
     source = Source(run, run.record())
     sections = [_section(source, *plan) for plan in _plan(run)]
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             run=run,
@@ -235,7 +235,8 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of HTML pages, which escape whatever they are given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("catalign.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
