@@ -53,7 +53,7 @@ setup(
     ],
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
-        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
+        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2", "pyod>=2.0"],
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.5",

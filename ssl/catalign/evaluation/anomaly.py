@@ -18,7 +18,7 @@ from catalign.evaluation.classification import unit
 from catalign.evaluation.swaps import Listings, Spoilt, Swaps
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, nearest, votes
-from catalign.retrieval.suspicion import SPREAD, combined, disagreement, doubt, tails, telling_attribute
+from catalign.retrieval.suspicion import SPREAD, combined, disagreement, doubt, isolation, tails, telling_attribute
 from catalign.training.likelihood import PASSES, language_model
 
 Scores = dict[str, np.ndarray]
@@ -38,7 +38,7 @@ class Bank:
         distances, rows = nearest(unit(train), unit(listed))
         shares = votes(distances, labels[: len(self.rows)][rows], len(classes))
         return {
-            "distance": distances[:, :SPREAD].mean(1),
+            "distance": isolation(distances),
             "category": doubt(shares, labels[len(self.rows) :]),
         }
 

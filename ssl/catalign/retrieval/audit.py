@@ -11,7 +11,7 @@ from catalign.embeddings.fusion import fuse_store
 from catalign.errors import CatalignError, unknown
 from catalign.retrieval.neighbours import nearest, votes
 from catalign.retrieval.retriever import Retriever
-from catalign.retrieval.suspicion import SPREAD, combined, disagreement, doubt, tails, telling_attribute
+from catalign.retrieval.suspicion import combined, disagreement, doubt, isolation, tails, telling_attribute
 
 RARE = 0.05
 """A signal is a reason where at most this share of the listings has a stronger one."""
@@ -75,7 +75,7 @@ class Audit:
         columns = {name: values[self.rows].astype(str) for name, values in attributes.items()}
         self.category = category or telling_attribute(columns, vectors)
         distances, self.neighbours = nearest(vectors, vectors, exclude=np.arange(len(vectors)))
-        self.signals: dict[str, np.ndarray] = {"distance": distances[:, :SPREAD].mean(1)}
+        self.signals: dict[str, np.ndarray] = {"distance": isolation(distances)}
         aligned: dict[str, np.ndarray] = {
             name: store[name][self.rows] for name in ("text", "image") if name in store.names
         }
