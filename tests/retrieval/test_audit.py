@@ -46,7 +46,7 @@ def test_a_strange_category_and_title_are_told(toys, monkeypatch):
     place = 34 - 1  # one before it has no title
     audit = Audit(toys, lambda titles: np.where(np.arange(len(titles)) == place, 9.0, 1.0), "colour")
     found = {suspect.id: suspect for suspect in audit.suspects(60)}
-    assert any(reason.startswith("colour is Blue, but 100%") for reason in found["p33"].reasons)
+    assert any(reason == "colour is Blue, but 100% of its neighbours vote for Red" for reason in found["p33"].reasons)
     assert "improbable title (9.0 nats per token, usually 1.0)" in found["p34"].reasons
     assert np.isnan(found[NO_TEXT].signals["likelihood"])
     assert np.isnan(found[NO_PHOTO].signals["agreement"])

@@ -132,8 +132,10 @@ class Audit:
             return f"photo and title disagree (similarity {1 - value:.2f}, usually {1 - usual:.2f})"
         if name == "category":
             listed = self.catalogue.attributes[str(self.category)][self.rows[place]]
-            guess = self.classes[self.guesses[place]] or "nothing"
-            return f"{self.category} is {listed}, but {self.shares[place]:.0%} of its neighbours' votes are for {guess}"
+            guess, share = self.classes[self.guesses[place]], self.shares[place]
+            if guess == listed:
+                return f"{self.category} is {listed}, for which only {share:.0%} of its neighbours vote"
+            return f"{self.category} is {listed}, but {share:.0%} of its neighbours vote for {guess or 'nothing'}"
         if name == "likelihood":
             return f"improbable title ({value:.1f} nats per token, usually {usual:.1f})"
         if name == "distance":
