@@ -147,17 +147,21 @@ def enhance(options: argparse.Namespace) -> None:
     """Propose values for the missing attributes of a table's products."""
     from rich.console import Console
 
+    from catalign.data import quarantine
+    from catalign.data.incoming import incoming
     from catalign.retrieval.enhance import Enhancer, check_output, write
     from catalign.retrieval.retriever import Retriever
 
     check_output(options.output)
-    run, bad = _open(options.run), options.output.with_suffix(".quarantine.csv")
+    run, report = _open(options.run), options.output.with_suffix(".quarantine.csv")
     enhancer = Enhancer(Retriever.from_run(run), options.attribute, options.precision)
-    proposals = enhancer.table(options.table, run.config.data, images=options.images, quarantine=bad)
+    wanted = list(enhancer.supports)
+    with incoming(options.table, run.config.data, attributes=wanted, images=options.images) as products:
+        proposals = enhancer(products)
     write(proposals, options.output)
+    quarantine.write(report, products.bad)
     Console().print(enhancer.summary(proposals))
-    for path in filter(Path.is_file, (options.output, bad)):
-        print(path)
+    print(f"{options.output}\n{report}: {len(products.bad)} rows were left out")
 
 
 def audit(options: argparse.Namespace) -> None:

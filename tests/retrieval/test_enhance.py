@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catalign.data.incoming import incoming
 from catalign.errors import CatalignError
 from catalign.retrieval.enhance import COLUMNS, Enhancer, check_output, write
 from toy_products import make_config, photo
@@ -17,13 +18,18 @@ ROWS = [
     {"id": "n3", "title": "", "colour": "NA", "kind": "sock", "image": "red.png"},
     {"id": "n4", "title": "red hat", "colour": "Red", "kind": "hat", "image": ""},
     {"id": "n5", "title": "red sock", "colour": "", "kind": "", "image": "broken.png"},
-    *({"id": f"m{n}", "title": "red hat", "colour": "Red", "kind": "hat", "image": ""} for n in range(9)),
 ]
 
 
 @pytest.fixture
-def config(toys_folder):
-    return make_config(toys_folder)
+def propose(toys_folder):
+    """A function from an enhancer, a table and its folder of photos to proposals and bad rows."""
+
+    def run(enhancer, path, images=None):
+        with incoming(path, make_config(toys_folder), attributes=list(enhancer.supports), images=images) as products:
+            return enhancer(products), products.bad
+
+    return run
 
 
 @pytest.fixture
@@ -51,11 +57,10 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_missing_values_are_proposed_and_given_ones_kept(toys, config, table, tmp_path, suffix):
+def test_missing_values_are_proposed_and_given_ones_kept(toys, propose, table, suffix):
     path, images = table(suffix)
     before = path.read_bytes()
-    bad = tmp_path / "bad.csv"
-    found = Enhancer(toys, precision=0).table(path, config, images=images, quarantine=bad)
+    found, (bad,) = propose(Enhancer(toys, precision=0), path, images)
     assert path.read_bytes() == before
     assert list(found.columns) == COLUMNS
     # Only what is missing has a line; a value that is there is not touched, even where it is doubtful (n2).
@@ -64,8 +69,7 @@ def test_missing_values_are_proposed_and_given_ones_kept(toys, config, table, tm
     assert (proposed.loc["n1", "proposed"], proposed.loc["n3", "proposed"]) == ("Green", "Red")
     assert proposed.loc["n2", "proposed"] == "bag"
     assert found["row"].tolist() == [0, 2, 1]
-    (listed,) = csv.DictReader(bad.open())
-    assert (listed["row"], listed["id"], listed["column"]) == ("4", "n5", "image")
+    assert (bad.row, bad.id, bad.column) == (4, "n5", "image")
     for line in found.itertuples():
         values = toys.catalogue.attributes[line.attribute]
         for id in (line.support_1, line.support_2, line.support_3):
@@ -73,17 +77,17 @@ def test_missing_values_are_proposed_and_given_ones_kept(toys, config, table, tm
         assert 0 < line.confidence <= 1
 
 
-def test_a_table_without_an_attribute_lacks_it_everywhere(toys, config, table):
+def test_a_table_without_an_attribute_lacks_it_everywhere(toys, propose, table):
     path, _ = table(".csv", [{"id": "n1", "title": "green shoe"}, {"id": "n2", "title": "red hat"}])
-    found = Enhancer(toys, ["colour"], precision=0).table(path, config)
+    found, _ = propose(Enhancer(toys, ["colour"], precision=0), path)
     assert found["proposed"].tolist() == ["Green", "Red"]
 
 
-def test_a_threshold_leaves_doubtful_values_empty(toys, config, table):
+def test_a_threshold_leaves_doubtful_values_empty(toys, propose, table):
     path, images = table(".csv")
     enhancer = Enhancer(toys, ["colour"])
     enhancer.supports["colour"].threshold = 1.1
-    found = enhancer.table(path, config, images=images)
+    found, _ = propose(enhancer, path, images)
     assert found["proposed"].tolist() == found["support_1"].tolist() == ["", ""]
     assert found["confidence"].isna().all()
     assert enhancer.summary(found).row_count == 1
@@ -111,7 +115,7 @@ def test_proposals_are_written_in_the_form_of_their_name(tmp_path, suffix):
     assert read(path).to_dict() == lines.to_dict()
 
 
-def test_mistakes_are_told(toys, config, table, tmp_path):
+def test_mistakes_are_told(toys, propose, table, tmp_path):
     with pytest.raises(CatalignError, match=r"\.xlsx.*known|kind of table to write"):
         check_output(tmp_path / "out.xlsx")
     with pytest.raises(CatalignError, match="did you mean 'colour'"):
@@ -120,4 +124,7 @@ def test_mistakes_are_told(toys, config, table, tmp_path):
         Enhancer(toys, precision=95)
     path, _ = table(".csv", [{"id": "n1", "name": "green shoe"}])
     with pytest.raises(CatalignError, match=r"data\.columns\.text names column 'title'"):
-        Enhancer(toys, precision=0).table(path, config)
+        propose(Enhancer(toys, precision=0), path)
+    path, images = table(".csv", [ROWS[4]])
+    with pytest.raises(CatalignError, match=r"no row that can be used: row 0 \(image\)"):
+        propose(Enhancer(toys, precision=0), path, images)

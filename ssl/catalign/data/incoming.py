@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from catalign.config import ColumnsConfig, DataConfig
-from catalign.data import quarantine as report
 from catalign.data.assemble import usable
 from catalign.data.chunks import Part, Plan
 from catalign.data.prepare import check_columns, columns_of, decode
+from catalign.data.quarantine import BadRow
 from catalign.data.sources import Csv, Source
 from catalign.errors import CatalignError
 from catalign.registry import build
@@ -24,15 +24,17 @@ from catalign.registry import build
 
 @dataclass
 class Incoming:
-    """A table's usable products, chunk by chunk.
+    """A table's usable products, chunk by chunk, and the rows that are none.
 
     Attributes:
         field: The primary text's name.
         attributes: The attributes that the table has.
+        bad: Rows left out, with their reasons.
     """
 
     field: str
     attributes: list[str]
+    bad: list[BadRow]
     _parts: list[Part]
     _keep: list[np.ndarray]
 
@@ -45,12 +47,7 @@ class Incoming:
 
 @contextmanager
 def incoming(
-    path: str | Path,
-    config: DataConfig,
-    *,
-    attributes: list[str],
-    images: str | None = None,
-    quarantine: Path | None = None,
+    path: str | Path, config: DataConfig, *, attributes: list[str], images: str | None = None
 ) -> Iterator[Incoming]:
     """Read a Parquet, CSV or JSON lines file, or a folder of them, by the columns of a run's config.
 
@@ -62,23 +59,20 @@ def incoming(
         config: The run's ``data``.
         attributes: Attributes wanted.
         images: Folder of the photos, where the image column holds paths.
-        quarantine: Where its bad rows are listed, if it has any.
 
     Raises:
-        CatalignError: The table or a column does not exist, it has no rows, or too many of them are bad.
+        CatalignError: The table or a column does not exist, or it has no usable row.
     """
     source, name = _source(Path(path), config, images), Path(path).name
     columns = _columns(source.columns(), columns_of(config), attributes)
     with TemporaryDirectory() as folder:
         plan = Plan(columns, config.image_size, source.images, Path(folder))
         parts = decode(source, plan, config.model_copy(update={"name": name}), progress=True)
-        keep, bad, rows = usable(parts)
-        if not rows:
-            raise CatalignError(f"{path} has no rows", "check the file")
-        if bad and quarantine is not None:
-            report.write(quarantine, bad)
-            report.check_share(name, bad, rows, config.max_bad_share, quarantine)
-        yield Incoming(next(iter(columns.text)), columns.attributes, parts, keep)
+        keep, bad, _ = usable(parts)
+        if not any(mask.any() for mask in keep):
+            first = f": row {bad[0].row} ({bad[0].column}): {bad[0].reason}" if bad else ""
+            raise CatalignError(f"{path} has no row that can be used{first}", "repair the table")
+        yield Incoming(next(iter(columns.text)), columns.attributes, bad, parts, keep)
 
 
 def _source(path: Path, config: DataConfig, images: str | None) -> Source:

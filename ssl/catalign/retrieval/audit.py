@@ -76,9 +76,7 @@ class Audit:
         self.category = category or telling_attribute(columns, vectors)
         distances, self.neighbours = nearest(vectors, vectors, exclude=np.arange(len(vectors)))
         self.signals: dict[str, np.ndarray] = {"distance": isolation(distances)}
-        aligned: dict[str, np.ndarray] = {
-            name: store[name][self.rows] for name in ("text", "image") if name in store.names
-        }
+        aligned = {str(name): store[name][self.rows] for name in ("text", "image") if name in store.names}
         present = {name: store.present(name)[self.rows] for name in aligned}
         if len({array.shape[1] for array in aligned.values()}) == 1 < len(aligned):
             both = present["text"] & present["image"]
@@ -86,9 +84,7 @@ class Audit:
         if self.category is not None:
             self.signals["category"] = self._category(columns[self.category], distances)
         if surprise is not None and "text" in present:
-            titles = self.catalogue.text().take(self.rows[present["text"]])
-            self.signals["likelihood"] = np.full(len(self.rows), np.nan)
-            self.signals["likelihood"][present["text"]] = surprise(titles)
+            self.signals["likelihood"] = self._likelihood(surprise, present["text"])
         self.signals["duplicate"] = self._likeness(aligned, present)
         self.tails = {name: tails(values) for name, values in self.signals.items()}
         self.suspicion = combined(self.tails.values())
@@ -98,6 +94,11 @@ class Audit:
         shares = votes(distances, labels[self.neighbours], len(self.classes))
         self.guesses, self.shares = shares.argmax(1), shares.max(1)
         return np.where(values != "", doubt(shares, labels), np.nan)
+
+    def _likelihood(self, surprise: Callable[[Sequence[str]], np.ndarray], has_text: np.ndarray) -> np.ndarray:
+        values = np.full(len(self.rows), np.nan)
+        values[has_text] = surprise(self.catalogue.text().take(self.rows[has_text]))
+        return values
 
     def _likeness(self, aligned: dict[str, np.ndarray], present: dict[str, np.ndarray]) -> np.ndarray:
         first, least = self.neighbours[:, 0], np.full(len(self.rows), np.inf)

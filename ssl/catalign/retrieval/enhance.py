@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from catalign.artifacts import atomic
-from catalign.config import DataConfig
-from catalign.data.incoming import Incoming, incoming
+from catalign.data.incoming import Incoming
 from catalign.embeddings.fusion import fuse_store
 from catalign.errors import CatalignError, unknown
 from catalign.retrieval.neighbours import nearest, threshold_at, votes
@@ -61,13 +60,13 @@ class Enhancer:
         if not 0 <= precision <= 1:
             raise CatalignError(f"precision {precision} is no share", "give one from 0 to 1, such as 0.95")
         self.retriever, catalogue = retriever, retriever.catalogue
-        self.vectors, self.known = fuse_store(retriever.fusion, retriever.store)
+        self.vectors, known = fuse_store(retriever.fusion, retriever.store)
         self.supports: dict[str, Support] = {}
         for name in attributes or list(catalogue.attributes):
             if name not in catalogue.attributes:
                 raise unknown("attribute to propose", name, catalogue.attributes)
             values = catalogue.attributes[name].astype(str)
-            rows = np.flatnonzero(self.known & (values != ""))
+            rows = np.flatnonzero(known & (values != ""))
             if not len(rows):
                 raise CatalignError(f"no product of {catalogue.name!r} has the attribute {name!r}")
             classes, labels = np.unique(values[rows], return_inverse=True)
@@ -84,26 +83,14 @@ class Enhancer:
         shares = votes(distances, support.labels[train][rows], len(support.classes))
         return threshold_at(shares.max(1), shares.argmax(1) == support.labels[val], precision)
 
-    def table(
-        self, path: str | Path, config: DataConfig, *, images: str | None = None, quarantine: Path | None = None
-    ) -> pd.DataFrame:
-        """Proposals for a table's products: a line per product and attribute that it lacks.
+    def __call__(self, products: Incoming) -> pd.DataFrame:
+        """A line per product and attribute that it lacks.
 
         Columns: ``row`` (in the table, from 0), ``id``, ``title``, ``attribute``, ``proposed``, ``confidence`` (0 to 1)
         and ``support_1`` to ``support_3``, the ids of the nearest products that have the value. ``proposed`` and what
         follows are empty below the threshold.
-
-        Args:
-            path: A Parquet, CSV or JSON lines file, or a folder of them.
-            config: The run's ``data``, whose columns it has.
-            images: Folder of the photos, where the image column holds paths.
-            quarantine: Where its bad rows are listed, if it has any.
-
-        Raises:
-            CatalignError: As :func:`~catalign.data.incoming.incoming`.
         """
-        with incoming(path, config, attributes=list(self.supports), images=images, quarantine=quarantine) as products:
-            frames = [frame for table, photos in products for frame in self._proposals(products, table, photos)]
+        frames = [frame for table, photos in products for frame in self._proposals(products, table, photos)]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
     def summary(self, proposals: pd.DataFrame) -> Table:
