@@ -52,9 +52,8 @@ def main() -> None:
                 for key, value in measured(x, y, scorer, seed).items():
                     metrics.setdefault(f"{name}/{key}", []).append(value)
         seconds = time.perf_counter() - began
-        random = {key: [value] * len(SEEDS) for key, value in shares.items()}
         details = {"training": "70% of each set, no labels"}
-        result = Result("anomaly", row, record, metrics, {"random": random}, details, list(SEEDS))
+        result = Result("anomaly", row, record, metrics, {"random": dict(shares)}, details, list(SEEDS))
         result.wall_clock_s, result.git = round(seconds, 1), git_revision()
         result.hardware, result.versions = describe_hardware(), {**describe_versions(), "pyod": version("pyod")}
         print(*save_results([result], options.output), f"{seconds:.0f} s")
