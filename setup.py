@@ -62,7 +62,7 @@ setup(
     ],
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
-        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
+        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2", "pyod>=2.0"],
         "export": EXPORT,
         "demo": DEMO,
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],

@@ -220,3 +220,28 @@ def test_demo_names_its_extra(tiny_run, capsys, monkeypatch):
     code, _, err = run(capsys, "demo", tiny_run.path)
     assert code == 2
     assert "catalign[demo]" in err
+
+
+def test_enhance_and_audit_as_the_readme_says(tiny_run, capsys, tmp_path):
+    import pandas as pd
+
+    catalogue = tiny_run.catalogue()
+    rows = {"id": catalogue.ids[:6], "title": catalogue.text()[:6], "colour": ["", "red", "", "red", "red", "red"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "new.csv", index=False)
+    chosen = ("--attribute", "colour", "--precision", 0)
+    code, out, _ = run(capsys, "enhance", tiny_run.path, tmp_path / "new.csv", "-o", tmp_path / "fills.csv", *chosen)
+    assert code == 0
+    assert "colour" in out
+    fills = pd.read_csv(tmp_path / "fills.csv")
+    assert fills["id"].tolist() == [catalogue.ids[0], catalogue.ids[2]]
+    assert fills["proposed"].isin(catalogue.attributes["colour"]).all()
+    code, out, _ = run(capsys, "audit", tiny_run.path, "-n", 5, "-o", tmp_path / "audit")
+    assert code == 0
+    assert (tmp_path / "audit" / "audit.html").is_file()
+    assert len(pd.read_csv(tmp_path / "audit" / "audit.csv")) == 5
+
+
+def test_enhance_writes_no_other_kind_of_table(tiny_run, capsys, tmp_path):
+    code, _, err = run(capsys, "enhance", tiny_run.path, tmp_path / "new.csv", "-o", tmp_path / "fills.xlsx")
+    assert code == 2
+    assert "*.csv" in err

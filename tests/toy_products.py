@@ -46,7 +46,12 @@ def make_catalogue(folder: Path, count: int = 60) -> Catalogue:
         "kind": ["" if i == 0 else kind for i, kind in enumerate(kinds)],
     }
     pq.write_table(pa.table(table), folder / "toys.parquet")
-    config = DataConfig(
+    return Catalogue.load(make_config(folder), progress=False)
+
+
+def make_config(folder: Path) -> DataConfig:
+    """What :func:`make_catalogue` prepares ``toys.parquet`` of a folder by."""
+    return DataConfig(
         name="toys",
         source={"name": "parquet", "path": str(folder / "toys.parquet")},
         columns=ColumnsConfig(attributes=["colour", "kind"]),
@@ -56,7 +61,6 @@ def make_catalogue(folder: Path, count: int = 60) -> Catalogue:
         workers=1,
         cache=str(folder / "cache"),
     )
-    return Catalogue.load(config, progress=False)
 
 
 class Words(nn.Module):

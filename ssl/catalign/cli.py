@@ -11,6 +11,8 @@ from pathlib import Path
 from catalign import __version__, commands
 from catalign.errors import CatalignError
 
+Command = Callable[[argparse.Namespace], int | None]
+Add = Callable[..., argparse.ArgumentParser]
 OVERRIDES = "Hydra overrides, such as experiment=fashion data.root=PATH stages.align.trainer.epochs=2"
 
 
@@ -57,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"catalign {__version__}")
     words = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(command: Callable[[argparse.Namespace], int | None], *, run: bool = False) -> argparse.ArgumentParser:
+    def add(command: Command, *, run: bool = False) -> argparse.ArgumentParser:
         """A command by its function's name, with its docstring as help and perhaps a run folder to work on."""
         text = (command.__doc__ or "").splitlines()[0].removesuffix(".")
         sub = words.add_parser(command.__name__.removesuffix("_"), help=text[0].lower() + text[1:], description=text)
@@ -66,19 +68,22 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("run", type=Path, help="a run folder")
         return sub
 
-    add(commands.run).add_argument("-m", "--multirun", action="store_true", help="sweep, Hydra's way: seed=1,2,3")
-    for command in (commands.data, commands.pretrain, commands.align, commands.config):
-        add(command)
-    for name in ("run", "data", "pretrain", "align", "config"):
-        words.choices[name].add_argument("overrides", nargs="*", help=OVERRIDES)
+    for group in (_train, _find, _mend, _measure):
+        group(add)
+    return parser
+
+
+def _train(add: Add) -> None:
+    for command in (commands.run, commands.data, commands.pretrain, commands.align, commands.config):
+        sub = add(command)
+        sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+        if command is commands.run:
+            sub.add_argument("-m", "--multirun", action="store_true", help="sweep, Hydra's way: seed=1,2,3")
     for command in (commands.embed, commands.index):
         add(command, run=True)
 
-    report = add(commands.report)
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
-    where = "file to write: by default report.html, in the folder of a single run, in this folder for several"
-    report.add_argument("-o", "--output", type=Path, help=where)
 
+def _find(add: Add) -> None:
     search = add(commands.search, run=True)
     search.add_argument("--text", help="words to search for")
     search.add_argument("--image", help="a photo to search with")
@@ -94,6 +99,27 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add(commands.demo, run=True)
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     demo.add_argument("--port", type=int, default=7860, help="port to listen at (7860)")
+
+
+def _mend(add: Add) -> None:
+    enhance = add(commands.enhance, run=True)
+    enhance.add_argument("table", type=Path, help="Parquet, CSV or JSON lines with the columns of the run's catalogue")
+    enhance.add_argument("-o", "--output", type=Path, required=True, help="proposals: a .csv, .jsonl or .parquet file")
+    enhance.add_argument("--attribute", action="append", metavar="NAME", help="propose only this one (repeat for more)")
+    enhance.add_argument("--precision", type=float, default=0.95, help="share that must be right on val (0.95)")
+    enhance.add_argument("--images", help="folder of the photos, where the image column holds paths")
+
+    audit = add(commands.audit, run=True)
+    audit.add_argument("-n", "--count", type=int, default=100, help="how many listings (100)")
+    audit.add_argument("--category", metavar="ATTRIBUTE", help="the attribute of categories (the most telling one)")
+    audit.add_argument("-o", "--output", type=Path, help="folder for audit.html and audit.csv (RUN/audit)")
+
+
+def _measure(add: Add) -> None:
+    report = add(commands.report)
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
+    where = "file to write: by default report.html, in the folder of a single run, in this folder for several"
+    report.add_argument("-o", "--output", type=Path, help=where)
 
     bench = add(commands.bench)
     bench.add_argument("protocol", help="its name; see: catalign list protocols")
@@ -111,7 +137,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     tables = add(commands.tables)
     tables.add_argument("--check", action="store_true", help="only say whether they differ")
-    return parser
 
 
 if __name__ == "__main__":

@@ -153,6 +153,44 @@ def demo(options: argparse.Namespace) -> None:
     serve(_open(options.run), options.host, options.port)
 
 
+def enhance(options: argparse.Namespace) -> None:
+    """Propose values for the missing attributes of a table's products."""
+    from rich.console import Console
+
+    from catalign.data import quarantine
+    from catalign.data.incoming import incoming
+    from catalign.retrieval.enhance import Enhancer, check_output, write
+    from catalign.retrieval.retriever import Retriever
+
+    check_output(options.output)
+    run, report = _open(options.run), options.output.with_suffix(".quarantine.csv")
+    enhancer = Enhancer(Retriever.from_run(run), options.attribute, options.precision)
+    wanted = list(enhancer.supports)
+    with incoming(options.table, run.config.data, attributes=wanted, images=options.images) as products:
+        proposals = enhancer(products)
+    write(proposals, options.output)
+    quarantine.write(report, products.bad)
+    Console().print(enhancer.summary(proposals))
+    print(f"{options.output}\n{report}: {len(products.bad)} rows were left out")
+
+
+def audit(options: argparse.Namespace) -> None:
+    """List a catalogue's most suspicious listings, with the reasons."""
+    from rich.console import Console
+
+    from catalign.reporting.audit import terminal, write_audit
+    from catalign.retrieval.audit import Audit
+    from catalign.retrieval.retriever import Retriever
+    from catalign.training.likelihood import language_model
+
+    run = _open(options.run)
+    retriever = Retriever.from_run(run)
+    suspects = Audit(retriever, language_model(run), options.category).suspects(options.count)
+    Console().print(terminal(suspects[:20]))
+    for path in write_audit(retriever.catalogue, suspects, options.output or run.path / "audit"):
+        print(path)
+
+
 def _filters(given: Sequence[str]) -> dict[str, list[str]]:
     filters: dict[str, list[str]] = {}
     for pair in given:

@@ -2,70 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from catalign.errors import CatalignError
-from catalign.evaluation import probe as module
 from catalign.evaluation.base import Skipped
-from catalign.evaluation.probe import knn, linear, probe
-
-
-def blobs(rng, count: int, classes: int = 4, width: int = 6, spread: float = 0.7):
-    labels = rng.integers(0, classes, count)
-    centres = np.random.default_rng(9).normal(size=(classes, width))
-    return (centres[labels] + spread * rng.normal(size=(count, width))).astype(np.float32), labels
-
-
-def test_linear_is_softmax_regression(monkeypatch):
-    rng = np.random.default_rng(0)
-    (x, y), (val, val_y), (test, _) = (blobs(rng, n) for n in (300, 100, 200))
-    decay = 0.01
-    monkeypatch.setattr(module, "DECAYS", (decay,))
-    mean, std = x.mean(0), x.std(0)
-    # sklearn minimises C sum(loss) + |w|^2 / 2; ours mean(loss) + decay |w|^2 / 2.
-    theirs = LogisticRegression(C=1 / (decay * len(x)), max_iter=1000).fit((x - mean) / std, y)
-    ours = linear((x, y), (val, val_y), test, 4)
-    assert (ours == theirs.predict((test - mean) / std)).mean() > 0.98
-
-
-def test_sparse_and_dense_rows_give_the_same_labels():
-    rng = np.random.default_rng(1)
-    (x, y), (val, val_y), (test, _) = (blobs(rng, n) for n in (200, 60, 100))
-    dense = [matrix / np.linalg.norm(matrix, axis=1, keepdims=True) for matrix in (x, val, test)]
-    sparse = [csr_matrix(matrix) for matrix in dense]
-    assert (knn(sparse[0], y, sparse[2], 4) == knn(dense[0], y, dense[2], 4)).all()
-    agree = linear((sparse[0], y), (sparse[1], val_y), sparse[2], 4) == linear(
-        (dense[0], y), (dense[1], val_y), dense[2], 4
-    )
-    assert agree.mean() > 0.9  # they differ in scale, so in the decay that fits
-
-
-def test_knn_is_its_definition():
-    rng = np.random.default_rng(2)
-    (x, y), (test, _) = blobs(rng, 120), blobs(rng, 50)
-    unit = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in (x, test)]
-    expected = []
-    for row in unit[1]:
-        similarity = unit[0] @ row
-        nearest = np.argsort(-similarity)[:20]
-        expected.append(np.bincount(y[nearest], np.exp(similarity[nearest] / 0.1), 4).argmax())
-    assert (knn(x, y, test, 4, chunk=7) == expected).all()
-
-
-def test_decay_is_chosen_on_val(monkeypatch):
-    """On val rows that repeat train a weaker decay is never worse; with their labels turned around it always is."""
-    rng, tried = np.random.default_rng(3), []
-    x, y = rng.normal(size=(60, 100)).astype(np.float32), rng.integers(0, 2, 60)
-    original = module._fit
-    monkeypatch.setattr(module, "_fit", lambda *given: (tried.append(given[-1]), original(*given)))
-    assert (linear((x, y), (x, y), x, 2) == y).all()
-    assert tuple(tried) == module.DECAYS
-    tried.clear()
-    monkeypatch.setattr(module, "DECAYS", (1000.0, 0.1, 0.01))
-    linear((x, y), (x, 1 - y), x, 2)
-    assert tuple(tried) == (1000.0, 0.1)
+from catalign.evaluation.probe import probe
 
 
 @pytest.fixture

@@ -154,7 +154,9 @@ def test_experiments_choose_protocols_by_name():
     assert config.evaluation["retrieval"].options["split"] == "test"
 
 
-@pytest.mark.parametrize("name", ["retrieval", "kagl", "probe", "pretext", "missing", "sequential"])
+@pytest.mark.parametrize(
+    "name", ["retrieval", "kagl", "probe", "pretext", "missing", "sequential", "attributes", "anomaly"]
+)
 def test_every_protocol_has_a_config_with_its_options(name):
     from omegaconf import OmegaConf
 

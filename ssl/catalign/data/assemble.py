@@ -26,7 +26,7 @@ def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, so
     Returns:
         What the manifest says of them.
     """
-    keep, bad, total = _usable(parts)
+    keep, bad, total = usable(parts)
     quarantine.write(folder / quarantine.REPORT, bad)
     if not total:
         raise CatalignError(f"catalogue {config.name!r} is empty: its source has no rows", "check data.source")
@@ -87,7 +87,7 @@ def check_log(config: DataConfig, bad: list[BadRow], rows: int, folder: Path) ->
     quarantine.check_share(f"the log of {config.name}", bad, rows, config.max_bad_share, folder / logs.REPORT)
 
 
-def _usable(parts: list[Part]) -> tuple[list[np.ndarray], list[BadRow], int]:
+def usable(parts: list[Part]) -> tuple[list[np.ndarray], list[BadRow], int]:
     """Per part the (n,) rows kept; all bad rows, repeated ids among them; and the number of source rows."""
     bad: list[BadRow] = []
     keep: list[np.ndarray] = []

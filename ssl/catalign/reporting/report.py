@@ -66,7 +66,7 @@ def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
     path = Path(path or (PAGE if several else runs[0].path / PAGE))
     sections = [_section(*plan) for plan in _plan(compared, several) if not (several and plan[0] in OWN)]
     html = (
-        _environment(several)
+        environment(several)
         .get_template("report.html.j2")
         .render(
             compared=compared,
@@ -148,7 +148,8 @@ def _headline(sections: list[Section]) -> list[tuple[str, str, str]]:
     return tiles + scoreboard.headline(data["results"]["boards"] if data["results"] else [])
 
 
-def _environment(several: bool) -> jinja2.Environment:
+def environment(several: bool = False) -> jinja2.Environment:
+    """The templates of HTML pages, which escape whatever they are given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("catalign.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
