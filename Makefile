@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup quickstart test lint format bench docs-tables clean
+.PHONY: setup quickstart test lint format bench docs-tables notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -37,6 +37,11 @@ bench: setup  ## the real catalogue: needs CATALIGN_DATA or network
 
 docs-tables: setup  ## result tables of README and benchmarks from their JSON files
 	$(BIN)/catalign tables
+
+notebooks: quickstart  ## a copy of every notebook with its outputs, without those of its progress bars
+	PYTHONWARNINGS=ignore OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter nbconvert --execute --to markdown \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=hide-output \
+		--output-dir docs/notebooks notebooks/*.ipynb
 
 clean:
 	rm -rf build dist ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
