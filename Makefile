@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup quickstart test lint format bench docs docs-tables clean
+.PHONY: setup quickstart test lint format bench docs docs-tables notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,11 @@ docs: setup  ## the documentation as a site, in site/; a warning is an error
 
 docs-tables: setup  ## result tables of README and benchmarks from their JSON files
 	$(BIN)/catalign tables
+
+notebooks: quickstart  ## a copy of every notebook with its outputs, without those of its progress bars
+	PYTHONWARNINGS=ignore OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter nbconvert --execute --to markdown \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=hide-output \
+		--output-dir docs/notebooks notebooks/*.ipynb
 
 clean:
 	rm -rf build dist site ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

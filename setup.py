@@ -76,6 +76,7 @@ setup(
             "ir-measures>=0.3.3",
             "implicit>=0.7.2",
             "nbclient>=0.10",
+            "nbconvert>=7.16",
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "ruff>=0.8",

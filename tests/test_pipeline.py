@@ -8,6 +8,7 @@ from catalign import pipeline
 from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
+from catalign.evaluation.base import Result
 from catalign.retrieval.index import Index
 from catalign.retrieval.retriever import Retriever
 from catalign.training.loaders import fields_of
@@ -21,6 +22,19 @@ def test_a_finished_run_holds_everything(tiny_run):
     assert set(results) == {"pretext", "probe", "retrieval", "sequential"}
     record = json.loads((tiny_run.path / "run.json").read_text())
     assert set(record["stages"]) == set(tiny_run.stages)
+
+
+def test_a_run_shows_its_stages_and_results(tiny_run):
+    page, seconds = tiny_run._repr_html_(), tiny_run.record()["stages"]["text"]["seconds"]
+    assert f"<tr><td>text</td><td>mlm + nsp</td><td>trained in {seconds:.0f} s</td></tr>" in page
+    assert f"mlm + nsp, trained in {seconds:.0f} s" in repr(tiny_run)
+    assert len(tiny_run.results) == page.count("<details>") == 4
+    for path in tiny_run.results:
+        result = Result.load(path)
+        key = next(iter(result.metrics))
+        assert result.protocol["id"] in page
+        assert f"<tr><td>{key}</td><td>{result.mean(key):.4f}</td>" in page
+        assert path.parent.name in repr(tiny_run)
 
 
 def test_every_result_has_its_protocol_seed_versions_and_baselines(tiny_run):

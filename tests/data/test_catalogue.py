@@ -116,11 +116,11 @@ def test_it_describes_itself(shop: Catalogue) -> None:
     assert facts["quarantine"] == {"rows": 0}
     assert "train 80, val 20, test 20" in repr(shop)
     page = shop._repr_html_()
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/jpeg;base64,") == 8
     assert "Shirt &amp; tie 0" in page
 
 
-def test_thumbnails_are_png(shop: Catalogue) -> None:
+def test_thumbnails_are_jpeg(shop: Catalogue) -> None:
     assert np.asarray(Image.open(io.BytesIO(shop.thumbnail(50)))).shape == (30, 20, 3)
     assert Image.open(io.BytesIO(shop.thumbnail(7))).getpixel((0, 0)) == (224, 224, 224)
 

@@ -79,7 +79,7 @@ def test_hits_tell_the_product(retriever: Retriever) -> None:
     hit = retriever.search(text="red shoe", k=1)[0]
     assert catalogue.row(hit.id) == hit.row
     assert hit.title == catalogue.text()[hit.row]
-    assert hit.photo.startswith(b"\x89PNG")
+    assert hit.photo.startswith(b"\xff\xd8")
     everything = retriever.search(text="red", k=1000)
     assert len(everything) == len(retriever.index)
     found = {hit.id: hit for hit in everything}
@@ -228,7 +228,7 @@ def test_results_in_a_notebook() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "<b>red" not in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/jpeg;base64,' in page
     assert "no photo" in page
     assert "http" not in page, "self-contained"
     assert len(page) < 4000

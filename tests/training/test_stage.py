@@ -1,4 +1,5 @@
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from catalign import registry
 from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
+from catalign.objectives.base import Objective
 from catalign.pipeline import start
 from catalign.training.model import WEIGHTS, build_model
 from catalign.training.stage import CHECKPOINT, _sources, _start_from_parents, run_stage, stage_inputs
@@ -104,6 +106,14 @@ def test_a_stage_depends_on_the_code_that_its_objectives_share():
     for part in ("class Contrastive", "class Views", "def infonce", "def random_run", "def run_objectives"):
         assert part in code
     assert "class NextSentence" not in code
+
+
+def test_an_objective_of_a_notebook_depends_on_its_cell(monkeypatch):
+    cell = "class InCell(Objective):\n    rate = 0.5\n\n    def forward(self, encode, batch):\n        return {}\n"
+    monkeypatch.setitem(linecache.cache, "<cell 1>", (len(cell), None, cell.splitlines(keepends=True), "<cell 1>"))
+    there = {"Objective": Objective, "__name__": "__main__"}
+    exec(compile(cell, "<cell 1>", "exec"), there)
+    assert cell in _sources(there["InCell"])
 
 
 def test_a_checkpoint_never_falls_between_accumulated_batches(tiny_config, tmp_path, monkeypatch):

@@ -240,7 +240,7 @@ class Catalogue:
         }
 
     def thumbnail(self, row: int) -> bytes:
-        """A product's photo as PNG; a grey one where it has none."""
+        """A product's photo as JPEG; a grey one where it has none."""
         photo = np.asarray(self.images[row])
         return images.encode(photo if self.has_image[row] else np.full_like(photo, 224))
 
@@ -268,7 +268,7 @@ class Catalogue:
             source = base64.b64encode(self.thumbnail(row)).decode()
             title = html.escape(self.text()[row] or self.ids[row])
             cards.append(
-                f'<figure style="margin:4px;width:110px"><img alt="" src="data:image/png;base64,{source}" '
+                f'<figure style="margin:4px;width:110px"><img alt="" src="data:image/jpeg;base64,{source}" '
                 f'style="width:100%"><figcaption style="font-size:11px">{title}</figcaption></figure>'
             )
         gallery = f'<div style="display:flex;flex-wrap:wrap">{"".join(cards)}</div>'

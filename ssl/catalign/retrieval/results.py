@@ -26,7 +26,7 @@ class Hit:
         title: Its primary text.
         attributes: Its attributes, without missing ones.
         row: Its row in the catalogue; None for a product that is in the index only.
-        photo: Its photo as PNG bytes, or None.
+        photo: Its photo as JPEG bytes, or None.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Results(Sequence[Hit]):
         return table
 
     def __repr__(self) -> str:
-        console = Console(width=120, color_system=None)
+        console = Console(width=120, color_system=None, force_jupyter=False)
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
@@ -94,6 +94,6 @@ def _card(hit: Hit) -> str:
     picture = '<div style="height:120px;background:#eee;text-align:center;line-height:120px">no photo</div>'
     if hit.photo is not None:
         source = base64.b64encode(hit.photo).decode()
-        picture = f'<img alt="" src="data:image/png;base64,{source}" style="height:120px">'
+        picture = f'<img alt="" src="data:image/jpeg;base64,{source}" style="height:120px">'
     label = f"<b>{hit.score:.3f}</b> {escape(hit.title or hit.id)}"
     return f'<figure title="{tip}" style="{_CARD}">{picture}<figcaption>{label}</figcaption></figure>'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +126,47 @@ class Run:
         stage = list(self.stages)[-1] if self.stages else list(self.config.stages)[-1]
         return build_model(self.config, stage, self.catalogue()).eval()
 
+    @property
+    def results(self) -> list[Path]:
+        """The result files, by protocol and row."""
+        return sorted((self.path / "results").glob("*/*.json"))
+
+    def _table(self) -> list[tuple[str, str, str]]:
+        """Name, objectives and state of every stage."""
+        noted, rows = self.record().get("stages", {}), []
+        for name, stage in self.config.stages.items():
+            seconds = noted.get(name, {}).get("seconds") or 0
+            state = f"trained in {seconds:.0f} s" if name in self.stages else "not trained"
+            rows.append((name, " + ".join(stage.objectives), state))
+        return rows
+
     def __repr__(self) -> str:
         lines = [f"Run {self.path} (experiment {self.config.name}, seed {self.config.seed})"]
-        for name in self.config.stages:
-            seconds = self.record().get("stages", {}).get(name, {}).get("seconds")
-            state = "not trained" if name not in self.stages else f"trained in {seconds or 0:.0f} s"
-            lines.append(f"  {name}: {' + '.join(self.config.stages[name].objectives)}, {state}")
-        return "\n".join(lines)
+        lines += [f"  {name}: {objectives}, {state}" for name, objectives, state in self._table()]
+        measured = dict.fromkeys(path.parent.name for path in self.results)
+        return "\n".join([*lines, *([f"  results: {', '.join(measured)}"] if measured else [])])
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{escape(str(self.path))}</b>: {escape(self.config.name)}, seed {self.config.seed}</p>"
+        stages = _html(("stage", "objectives", ""), self._table())
+        return title + stages + "".join(_folded(read_json(path)) for path in self.results)
+
+
+def _folded(result: dict[str, Any]) -> str:
+    """A result file as its protocol's id, which opens to its metrics and the trivial baselines'."""
+    columns = {result["row"]: result["metrics"], **result["baselines"]}
+    rows = [
+        (key, *(f"{entries[key]['mean']:.4f}" if key in entries else "" for entries in columns.values()))
+        for key in result["metrics"]
+    ]
+    summary = f"<summary>{escape(result['protocol']['id'])}</summary>"
+    return f"<details>{summary}{_html(('metric', *columns), rows)}</details>"
+
+
+def _html(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
+    body = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{cells}</tr>' for cells in body)}</table>"
 
 
 def _retrain(folder: Path) -> str:

@@ -68,7 +68,13 @@ def _sources(objective: type[Objective]) -> list[str]:
         used = {getattr(value, "__module__", None) or "" for value in vars(sys.modules[left.pop()]).values()}
         left += (new := {name for name in used - seen if name.startswith(f"{registry.PACKAGES['objective']}.")})
         seen |= new
-    return [inspect.getsource(objective if name == "__main__" else sys.modules[name]) for name in seen]
+    return [_main_source(objective) if name == "__main__" else inspect.getsource(sys.modules[name]) for name in seen]
+
+
+def _main_source(objective: type[Objective]) -> str:
+    """The script, or the cell of a notebook, that defines an objective; a notebook has no file to read."""
+    methods = [value for value in vars(objective).values() if inspect.isfunction(value)]
+    return "".join(line for method in methods[:1] for line in inspect.findsource(method)[0])
 
 
 def parents_of(config: Config, name: str) -> list[str]:
