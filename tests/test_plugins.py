@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from catalign import plugins, registry
+from catalign import listing, plugins, registry
 from catalign.cli import main
 from catalign.config import check, compose
 from catalign.errors import CatalignError
@@ -13,9 +13,9 @@ from catalign.pipeline import validate
 from catalign.training.stage import _sources
 
 TASK = '''
+import shop_tasks.helpers
 from catalign.objectives.base import Objective
 from catalign.registry import register
-from shop_tasks import helpers
 from shop_tasks.losses import spread
 
 
@@ -36,7 +36,7 @@ class Uniform(Objective):
         self.t = t
 
     def forward(self, encode, batch):
-        return {"loss": spread(encode("image").pooled, helpers.double(self.t))}
+        return {"loss": spread(encode("image").pooled, shop_tasks.helpers.double(self.t))}
 '''
 FILES = {
     "__init__.py": "",
@@ -48,6 +48,7 @@ FILES = {
     ),
     "configs/objective/uniform.yaml": "name: uniform\nweight: 0.1\nt: 2.0\n",
     "configs/objective/sharp.yaml": "defaults: [uniform, _self_]\nt: 5.0\n",
+    "configs/objective/hot.yaml": "defaults: [simclr, _self_]\ntemperature: 1.0\n",
     "configs/experiment/spread.yaml": (
         "# @package _global_\n# A plugin's own.\ndefaults: [quickstart, _self_]\nname: spread\n"
     ),
@@ -149,5 +150,6 @@ def test_list_tells_what_a_plugin_has(package, capsys):
     for part in ("reads: image", "papers: Wang & Isola 2020, https://arxiv.org/abs/2005.10242", "t: float = 2.0"):
         assert part in told
     assert "presets: objective=sharp, objective=uniform" in told
+    assert listing.presets("objective", "simclr") == ["objective=simclr", "objective=hot"]
     assert main(["list", "experiments", "--plugin", "shop_tasks"]) == 0
     assert "A plugin's own." in capsys.readouterr().out

@@ -51,17 +51,22 @@ def papers(docstring: str) -> list[str]:
 
 def presets(kind: str, name: str) -> list[str]:
     """The YAML files that name a component, as overrides choose them: ``objective=mae``."""
-    files = [(folder, path) for folder in config_folders() for path in sorted((folder / GROUPS[kind]).rglob("*.yaml"))]
-    return [f"{path.parent.relative_to(folder)}={path.stem}" for folder, path in files if name in _named(kind, path)]
+    files = [
+        (path.parent.relative_to(folder), path.stem)
+        for folder in config_folders()
+        for path in sorted((folder / GROUPS[kind]).rglob("*.yaml"))
+    ]
+    return [f"{group}={stem}" for group, stem in files if _named(kind, group, stem) == name]
 
 
-def _named(kind: str, path: Path) -> Iterator[str]:
-    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+def _named(kind: str, group: Path, stem: str) -> str | None:
+    """The component that a YAML file names, itself or by the one that it extends."""
+    found = (folder / group / f"{stem}.yaml" for folder in config_folders())
+    path = next((path for path in found if path.is_file()), None)
+    values: Any = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
     chosen = values.get("source", {}) if kind == "source" else values
-    if "name" in chosen:
-        yield chosen["name"]
-    elif isinstance(parent := next(iter(values.get("defaults", [])), None), str):
-        yield from _named(kind, path.with_name(f"{parent}.yaml"))
+    parent = next(iter(values.get("defaults", [])), None)
+    return chosen.get("name") or (_named(kind, group, parent) if isinstance(parent, str) else None)
 
 
 def _sections(docstring: str) -> dict[str, str]:

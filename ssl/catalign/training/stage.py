@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -74,7 +76,12 @@ def _sources(objective: type[Objective]) -> list[str]:
         used = {value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in values}
         left += (new := {name for name in used - seen if name and f"{name}.".startswith(counted)})
         seen |= new
-    return [inspect.getsource(objective if name == "__main__" else sys.modules[name]) for name in seen]
+    return [inspect.getsource(objective) if name == "__main__" else _text(sys.modules[name]) for name in seen]
+
+
+def _text(module: ModuleType) -> str:
+    """A module's code; an empty file, which ``inspect`` refuses, is one too."""
+    return "".join(linecache.getlines(module.__file__ or ""))
 
 
 def parents_of(config: Config, name: str) -> list[str]:
