@@ -133,7 +133,14 @@ def _measure(add: Add) -> None:
 
     listing = add(commands.list_)
     listing.add_argument("kind", help="objectives, encoders, protocols, fusions, sources, experiments")
-    listing.add_argument("-v", "--verbose", action="store_true", help="with summary and options")
+    listing.add_argument("-v", "--verbose", action="store_true", help="with summary, papers, options and presets")
+    for sub in (bench, listing):
+        sub.add_argument("--plugin", action="append", default=[], metavar="PACKAGE", help="your own package, if any")
+
+    new = add(commands.new)
+    new.add_argument("kind", choices=["objective", "protocol"], help="a pretext task or a benchmark protocol")
+    new.add_argument("name", help="its name in configs")
+    new.add_argument("--package", help="your own package; needed outside of a checkout of catalign")
 
     tables = add(commands.tables)
     tables.add_argument("--check", action="store_true", help="only say whether they differ")

@@ -203,9 +203,11 @@ def _filters(given: Sequence[str]) -> dict[str, list[str]]:
 
 def bench(options: argparse.Namespace) -> None:
     """Run a benchmark protocol on trained runs."""
+    from catalign import plugins
     from catalign.evaluation.base import Result, merge, save_results
     from catalign.pipeline import evaluate, show
 
+    plugins.use(options.plugin)
     if options.output and options.output.exists() and not options.output.is_dir():
         raise CatalignError(f"--output {options.output} is a file", "name a folder: one JSON per row is written there")
     rows: dict[str, list[Result]] = {}
@@ -231,12 +233,13 @@ def export(options: argparse.Namespace) -> None:
 
 def list_(options: argparse.Namespace) -> None:
     """List what configs may name."""
-    from catalign import registry
-    from catalign.config import config_folder
+    from catalign import listing, plugins, registry
+    from catalign.config import config_folders
 
+    plugins.use(options.plugin)
     kind = options.kind.removesuffix("s")
     if kind == "experiment":
-        for path in sorted((config_folder() / "experiment").glob("*.yaml")):
+        for path in (path for folder in config_folders() for path in sorted((folder / kind).glob("*.yaml"))):
             comment = path.read_text(encoding="utf-8").splitlines()
             print(
                 f"{path.stem:<16}",
@@ -246,7 +249,17 @@ def list_(options: argparse.Namespace) -> None:
     if kind not in registry.PACKAGES:
         raise unknown("kind", options.kind, [*(f"{name}s" for name in registry.PACKAGES), "experiments"])
     for name in registry.names(kind):
-        print(registry.describe(kind, name, verbose=options.verbose))
+        print(listing.describe(kind, name, verbose=options.verbose))
+
+
+def new(options: argparse.Namespace) -> None:
+    """Start a pretext task or a protocol: its file, its YAML and a test that fails until it is written."""
+    from catalign.scaffold import write
+
+    written, following = write(options.kind, options.name, options.package)
+    for path in written:
+        print(f"wrote {path}")
+    print("next:", *following, sep="\n  ")
 
 
 def tables(options: argparse.Namespace) -> int:

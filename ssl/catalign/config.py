@@ -7,11 +7,13 @@ known one. A *component* (``{name: simclr, temperature: 0.1}``) is checked again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from catalign import plugins
 from catalign.errors import CatalignError, unknown
 
 
@@ -220,6 +222,7 @@ class Config(Schema):
     name: str
     seed: int = Field(default=0, ge=0)
     output: str = Field(default="runs/${name}/seed${seed}", description="the run folder")
+    plugins: list[str] = Field(default=[], description="your own packages, whose components this config names")
     data: DataConfig
     encoder: dict[str, Component]
     stages: dict[str, StageConfig] = Field(min_length=1)
@@ -255,6 +258,11 @@ def config_folder() -> Path:
     )
 
 
+def config_folders() -> list[Path]:
+    """Where YAML files are looked for: :func:`config_folder`, then the configs folders of plugins."""
+    return [config_folder(), *plugins.config_folders()]
+
+
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Compose and check a config from overrides, as the command line does.
 
@@ -268,11 +276,36 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
-    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-        try:
+    try:
+        _use_plugins(overrides)
+        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
             return check(hydra_compose("config", overrides=[permissive(override) for override in overrides]))
-        except (HydraException, ValueError) as error:  # ValueError: a group set to null
-            raise _explained(error, overrides) from None
+    except (HydraException, ValueError) as error:  # ValueError: a group set to null
+        raise _explained(error, overrides) from None
+
+
+def _use_plugins(overrides: Sequence[str]) -> None:
+    """Import the plugins that overrides name, so that Hydra finds their YAML files."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "plugins" and isinstance(named := override.value(), list):
+            plugins.use(map(str, named))
+    _extend_search_path()
+
+
+@cache
+def _extend_search_path() -> None:
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class PluginConfigs(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in plugins.config_folders():
+                search_path.append(provider="catalign.plugins", path=f"file://{folder}")
+
+    Plugins.instance().register(PluginConfigs)
 
 
 def permissive(override: str) -> str:
@@ -288,19 +321,19 @@ def _explained(error: Exception, overrides: Sequence[str]) -> CatalignError:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return unknown(
-            f"{group or 'config'} config", name, (path.stem for path in (config_folder() / group).glob("*.yaml"))
-        )
+        known = (path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml"))
+        return unknown(f"{group or 'config'} config", name, known)
     lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
     given = " ".join(overrides) or "none"
     return CatalignError(f"the config cannot be composed: {lines[0]}", f"overrides are key=value; given: {given}")
 
 
 def check(composed: Any) -> Config:
-    """Resolve and check what Hydra composed.
+    """Resolve and check what Hydra composed, and import the plugins that it names.
 
     Raises:
-        CatalignError: An unknown key (with the nearest one) or a value of the wrong type or out of range.
+        CatalignError: An unknown key (with the nearest one), a value of the wrong type or out of range, or a plugin
+            that cannot be imported.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -310,6 +343,7 @@ def check(composed: Any) -> Config:
     except OmegaConfBaseException as error:
         raise CatalignError(f"config key {error.full_key}: {str(error).splitlines()[0]}") from None
     config = _check(Config, values, "")
+    plugins.use(config.plugins)
     for stage in config.stages:
         config.trainer_of(stage)
     return config

@@ -1,4 +1,4 @@
-"""The one registry: what a config may name, found by walking the package.
+"""The one registry: what a config may name, found by walking the package and the plugins that mirror it.
 
 A component is a class or function decorated with :func:`register`. Its *options* are the keyword parameters of its
 signature, with their type annotations and defaults, so a component's schema is stated once, where it is used.
@@ -6,14 +6,12 @@ signature, with their type annotations and defaults, so a component's schema is 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
+from catalign import plugins
 from catalign.errors import CatalignError, unknown
 
 PACKAGES = {
@@ -23,7 +21,7 @@ PACKAGES = {
     "fusion": "catalign.embeddings.fusion",
     "protocol": "catalign.evaluation",
 }
-"""Every kind of component and the package or module its implementations live in."""
+"""Every kind of component and the package or module its implementations live in; plugins mirror them."""
 
 _components: dict[str, dict[str, Any]] = {kind: {} for kind in PACKAGES}
 Component = TypeVar("Component", bound=Callable[..., Any])
@@ -55,11 +53,9 @@ def register(kind: str, name: str) -> Callable[[Component], Component]:
     return add
 
 
-@cache
 def _discover(kind: str) -> None:
-    package = importlib.import_module(PACKAGES[kind])
-    for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    for package in plugins.packages():
+        plugins.import_all(PACKAGES[kind].replace(plugins.OURS, package, 1))
 
 
 def names(kind: str) -> list[str]:
@@ -146,14 +142,3 @@ def build(kind: str, name: str, /, *args: Any, where: str = "", **given: Any) ->
 
 def _signature(known: dict[str, inspect.Parameter]) -> str:
     return ", ".join(str(parameter) for parameter in known.values()) or "no options"
-
-
-def describe(kind: str, name: str, *, verbose: bool = False) -> str:
-    """A component in one line, or with its docstring's summary and its options."""
-    component = get(kind, name)
-    summary, *rest = (inspect.getdoc(component) or "").split("\n")
-    lines = [f"{name:<16} {summary}"]
-    if verbose:
-        lines += [f"    {line}" for line in rest if line.strip()]
-        lines += [f"    --- {parameter}" for parameter in options(kind, name).values()]
-    return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,7 @@ import pytest
 from catalign.data.store import EmbeddingStore
 from catalign.embeddings.fusion.weighted import Weighted
 from catalign.evaluation.base import Context
-
-
-@dataclass
-class ToyCatalogue:
-    titles: list[str]
-    splits: np.ndarray
-    groups: np.ndarray
-    attributes: dict[str, np.ndarray] = field(default_factory=dict)
-    has_image: np.ndarray | None = None
-    has_text: np.ndarray | None = None
-    histories: Any = None
-    name: str = "toy"
-    fingerprint: str = "toy"
-
-    def __post_init__(self) -> None:
-        count = len(self.titles)
-        self.ids = [f"p{row}" for row in range(count)]
-        self.fields = {"title": 1.0}
-        self.images = np.random.default_rng(0).integers(0, 256, (count, 16, 12, 3), dtype=np.uint8)
-        self.has_image = np.ones(count, bool) if self.has_image is None else self.has_image
-        self.has_text = np.ones(count, bool) if self.has_text is None else self.has_text
-
-    def __len__(self) -> int:
-        return len(self.titles)
-
-    def text(self, name: str) -> list[str]:
-        return self.titles
-
-    def rows(self, *splits: str, share: float = 1.0) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.splits, splits))
+from catalign.testing import ToyCatalogue
 
 
 class Words:

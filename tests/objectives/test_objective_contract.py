@@ -1,135 +1,134 @@
-"""What every objective must keep, whoever wrote it: parametrised over the registry."""
+"""The contract of ``catalign.testing``, of every registered objective."""
 
 import pytest
 import torch
+from torch import nn
 
 from catalign import registry
-from catalign.objectives.base import Objective, run_objectives
+from catalign.errors import CatalignError
+from catalign.objectives.base import Objective
+from catalign.testing import CHECKS, Case, check_objective
 
-CASES = [(name, kind) for name in registry.names("objective") for kind in ("vit", "conv")]
-OPTIONS = {"contrastive": {"views": None}}  # over-fitting wants the same input at every step
-BIDIRECTIONAL = ("masked_item", "attribute_prediction", "segment")  # of those that read behaviour
-
-
-@pytest.fixture
-def encoders_for(encoders_of):
-    return lambda name, image="vit": encoders_of(image, causal=name not in BIDIRECTIONAL)
-
-
-def build(name, encoders, **options):
-    torch.manual_seed(1)
-    return registry.build("objective", name, encoders, **options)
-
-
-def step(objective, encoders, batch, generator, chunks=1):
-    return run_objectives({"it": objective}, encoders, batch, generator, chunks)["it"]
+BIDIRECTIONAL = {"behaviour": {"causal": False}}
+ENCODERS = dict.fromkeys(("masked_item", "attribute_prediction", "segment"), BIDIRECTIONAL)
+ENCODERS["simcse"] = {"text": {"dropout": 0.1}}
+TASKS = {name: registry.get("objective", name) for name in registry.names("objective")}
+CASES = {
+    f"{name}-{image}": Case(task, image=image, encoders=ENCODERS.get(name, {}))
+    for name, task in TASKS.items()
+    for image in ("vit", "conv")
+    if image == "vit" or "image" in task.modalities
+}
 
 
-@pytest.fixture(params=CASES, ids="-".join)
-def case(request, encoders_for):
-    name, kind = request.param
-    encoders = encoders_for(name, kind)
-    return build(name, encoders), encoders
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_contract(case, check):
+    check(case)
 
 
-def test_class_says_what_it_needs(case):
-    objective, encoders = case
-    assert objective.modalities
-    assert set(objective.modalities) <= set(encoders)
-    assert isinstance(objective.stream, str)
-    assert not [name for name, _ in objective.named_parameters() if "encoders" in name], "weights saved twice"
-    assert "Returns of ``forward``" in type(objective).__doc__
+class Broken(Objective):
+    """A task that a test breaks in one place.
+
+    Returns of ``forward``:
+        ``loss``.
+    """
+
+    modalities = ("image",)
+    stream = "broken"
+
+    def __init__(self, encoders):
+        super().__init__(encoders)
+        self.head = nn.Linear(self.encoder("image").width, 1)
+
+    def forward(self, encode, batch):
+        scores = self.head(encode("image").pooled)[batch["has_image"]]
+        return {"loss": scores.square().mean()}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_loss_is_finite_and_metrics_carry_no_gradient(case, batch, seeded, training):
-    objective, encoders = case
-    objective.train(training)
-    encoders.train(training)
-    outputs = step(objective, encoders, batch, seeded())
-    assert torch.isfinite(outputs["loss"])
-    assert outputs["loss"].requires_grad
-    for name, value in outputs.items():
-        assert value.ndim == 0, name
-        assert torch.isfinite(value), name
-        assert name == "loss" or not value.requires_grad, name
+class Undocumented(Broken):
+    """It does not say what it returns."""
 
 
-def test_gradients_reach_every_weight(case, batch, seeded):
-    objective, encoders = case
-    step(objective, encoders, batch, seeded())["loss"].backward()
-    used = [(m, p) for m in objective.modalities for _, p in encoders[m].named_parameters() if p.requires_grad]
-    unreached = [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None]
-    assert not unreached, "a weight without gradient stops distributed training"
-    assert all(p.grad is not None for _, p in used)
-    for modality in objective.modalities:
-        assert any(p.grad.abs().sum() > 0 for m, p in used if m == modality)
+class Infinite(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"loss": super().forward(encode, batch)["loss"] / 0}
 
 
-def test_same_seed_same_loss(case, batch, seeded):
-    objective, encoders = case
-    encoders.eval()
-    first, again = (step(objective, encoders, batch, seeded(3))["loss"].detach() for _ in range(2))
-    assert torch.equal(first, again)
+class Detached(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"loss": self.head(encode("image").pooled.detach()).square().mean()}
 
 
-def test_prepare_changes_nothing_in_place(case, batch, seeded):
-    objective, _ = case
-    before = {key: value.clone() for key, value in batch.items()}
-    prepared = objective.prepare(batch, seeded())
-    assert prepared is not batch
-    assert batch.keys() == before.keys()
-    assert all(torch.equal(batch[key], before[key]) for key in before)
+class Unseeded(Broken):
+    __doc__ = Broken.__doc__
+    calls = 0
+
+    def forward(self, encode, batch):
+        Unseeded.calls += 1
+        return {"loss": super().forward(encode, batch)["loss"] + 1 / Unseeded.calls}
 
 
-@pytest.mark.parametrize("name", registry.names("objective"))
-def test_loss_falls_when_over_fitting(name, encoders_for, batch, seeded):
-    encoders = encoders_for(name)
-    objective = build(name, encoders, **OPTIONS.get(name, {}))
-    weights = [p for p in [*encoders.parameters(), *objective.parameters()] if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=3e-3)
-    losses = []
-    for _ in range(40):
-        loss = step(objective, encoders, batch, seeded(0))["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0], losses
+class InPlace(Broken):
+    __doc__ = Broken.__doc__
+
+    def prepare(self, batch, generator):
+        batch["image"] //= 2
+        return batch
 
 
-@pytest.mark.parametrize("name", registry.names("objective"))
-def test_bf16_is_close_to_fp32(name, encoders_for, batch, seeded):
-    encoders = encoders_for(name)
-    objective = build(name, encoders)
-    with torch.no_grad():
-        exact = step(objective, encoders, batch, seeded())["loss"]
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = step(objective, encoders, batch, seeded())["loss"]
-    torch.testing.assert_close(rounded.float(), exact, rtol=0.03, atol=0.02)
+class Stubborn(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"loss": super().forward(encode, batch)["loss"] * 1e-6 + 1}
 
 
-def test_rows_without_the_modality_do_not_count(case, batch, seeded):
-    """What stands in for an absent image or text must change neither loss nor gradient."""
-    objective, encoders = case
-    encoders.eval()  # batch statistics would carry the absent rows' pixels over
-    objective.eval()
-    absent = torch.arange(8) >= 6
-    losses = []
-    for fill in (0, 200):
-        changed = dict(batch)
-        changed["image"] = torch.where(absent.view(-1, 1, 1, 1), torch.tensor(fill, dtype=torch.uint8), batch["image"])
-        changed["has_image"] = ~absent
-        losses.append(step(objective, encoders, changed, seeded())["loss"].detach())
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+class Forgetful(Broken):
+    __doc__ = Broken.__doc__
+    seen = 0
+
+    def forward(self, encode, batch):
+        self.seen += 1
+        return {"loss": super().forward(encode, batch)["loss"] * self.seen}
+
+
+class Rounding(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        scores = self.head(encode("image").pooled)
+        return {"loss": scores.square().mean() + 100 * (scores.dtype == torch.bfloat16)}
+
+
+class Blind(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"loss": self.head(encode("image").pooled).square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("task", "check"),
+    zip([Undocumented, Infinite, Detached, Unseeded, InPlace, Stubborn, Forgetful, Rounding, Blind], CHECKS),
+)
+def test_every_check_can_fail(task, check):
+    with pytest.raises(AssertionError):
+        check(Case(task))
+
+
+def test_a_task_that_keeps_the_contract_passes():
+    check_objective(Broken)
 
 
 def test_missing_encoder_is_named(encoders):
-    from catalign.errors import CatalignError
-
     del encoders["text"]
     with pytest.raises(CatalignError, match=r"needed by MaskedLanguageModelling.*'text'"):
-        build("mlm", encoders)
+        registry.build("objective", "mlm", encoders)
 
 
 def test_default_embedding_is_the_pooled_output(encoders):

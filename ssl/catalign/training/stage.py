@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from joblib import cpu_count
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from catalign import registry
+from catalign import plugins, registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import Config, TrainerConfig
 from catalign.data.catalogue import Catalogue
@@ -62,19 +64,30 @@ def stage_inputs(run: Run, name: str) -> str:
 
 
 def _sources(objective: type[Objective]) -> list[str]:
-    """The code that an objective's losses come from: its module and, from there on, those it uses of ``objectives``."""
+    """The code that an objective's losses come from: its module and, from there on, those it uses of ``objectives``.
+
+    Of a plugin's objective all that it uses of the plugin counts too.
+    """
+    package = objective.__module__.partition(".")[0]
+    counted = (f"{registry.PACKAGES['objective']}.", *([] if package == plugins.OURS else [f"{package}."]))
     seen, left = {objective.__module__}, [objective.__module__]
     while left:
-        used = {getattr(value, "__module__", None) or "" for value in vars(sys.modules[left.pop()]).values()}
-        left += (new := {name for name in used - seen if name.startswith(f"{registry.PACKAGES['objective']}.")})
+        values = vars(sys.modules[left.pop()]).values()
+        used = {value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in values}
+        left += (new := {name for name in used - seen if name and f"{name}.".startswith(counted)})
         seen |= new
-    return [_main_source(objective) if name == "__main__" else inspect.getsource(sys.modules[name]) for name in seen]
+    return [_main_source(objective) if name == "__main__" else _text(sys.modules[name]) for name in seen]
 
 
 def _main_source(objective: type[Objective]) -> str:
     """The script, or the cell of a notebook, that defines an objective; a notebook has no file to read."""
     methods = [value for value in vars(objective).values() if inspect.isfunction(value)]
     return "".join(line for method in methods[:1] for line in inspect.findsource(method)[0])
+
+
+def _text(module: ModuleType) -> str:
+    """A module's code; an empty file, which ``inspect`` refuses, is one too."""
+    return "".join(linecache.getlines(module.__file__ or ""))
 
 
 def parents_of(config: Config, name: str) -> list[str]:
