@@ -27,7 +27,7 @@ from catalign.retrieval.index import Index
 from catalign.training.loaders import fields_of
 from catalign.training.model import Model, check_stage, modalities_of
 from catalign.training.run import Run
-from catalign.training.stage import parents_of, run_stage
+from catalign.training.stage import check_content, parents_of, run_stage
 
 console = Console(stderr=True, highlight=False)
 
@@ -105,6 +105,7 @@ def check_against_catalogue(run: Run) -> None:
             for field in fields_of(run, name, key) or {}:
                 if field not in catalogue.fields:
                     raise unknown(f"text column in stages.{name}.{key}", field, catalogue.fields)
+        check_content(run, name)
     for name, component in config.evaluation.items():
         for attribute in component.options.get("attributes") or []:
             if attribute not in catalogue.attributes:

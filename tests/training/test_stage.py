@@ -280,10 +280,16 @@ def test_items_are_described_by_the_stage_that_behaviour_starts_from(tiny_run):
     assert encoder.described.all()
 
 
-def test_content_must_come_from_somewhere(tiny_config, tmp_path):
-    run = start(tiny_config(tmp_path / "run", "stages.behaviour.init=[]"))
-    with pytest.raises(CatalignError, match=r"stages\.behaviour: encoder\.behaviour\.items=content needs content"):
-        run_stage(run, "behaviour", progress=False)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.behaviour.init=[]", r"stages\.behaviour: encoder\.behaviour\.items=content needs content"),
+        ("encoder.behaviour.content_width=7", r"set encoder\.behaviour\.content_width="),
+    ],
+)
+def test_before_any_training_content_is_known_to_come_and_to_fit(tiny_config, tmp_path, override, message):
+    with pytest.raises(CatalignError, match=message):
+        start(tiny_config(tmp_path / "run", override))
 
 
 def test_behaviour_goes_on_bit_for_bit(tiny_config, tmp_path):

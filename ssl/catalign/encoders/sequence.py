@@ -131,12 +131,20 @@ class SequenceEncoder(Encoder):
         Raises:
             CatalignError: C is not ``content_width``.
         """
-        if vectors.shape[1] != self.features.shape[1]:
-            raise CatalignError(
-                f"products have content of width {vectors.shape[1]}, but the encoder expects {self.features.shape[1]}",
-                f"set encoder.behaviour.content_width={vectors.shape[1]}",
-            )
+        self.check_content(vectors.shape[1])
         self.features, self.described = standardised(vectors, present)
+
+    def check_content(self, width: int) -> None:
+        """Check that content of some width fits.
+
+        Raises:
+            CatalignError: It is not ``content_width``.
+        """
+        if width != self.features.shape[1]:
+            raise CatalignError(
+                f"products have content of width {width}, but the encoder expects {self.features.shape[1]}",
+                f"set encoder.behaviour.content_width={width}",
+            )
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Item vectors of products: row numbers of any shape (…), ``mask_row`` among them -> (…, D)."""

@@ -234,26 +234,49 @@ def _start_from_parents(run: Run, name: str, model: Model) -> list[Model]:
     return parents
 
 
+def check_content(run: Run, name: str) -> None:
+    """Check before any training that a behaviour encoder will get content, and of its width.
+
+    Raises:
+        CatalignError: It will not.
+    """
+    if BEHAVIOUR in modalities_of(run.config, name):
+        models = (build_model(run.config, stage, run.catalogue()) for stage in (name, *parents_of(run.config, name)))
+        model, *parents = models
+        if (encoder := _in_want_of_content(model)) is not None:
+            source, (modality, *_) = _source_of_content(name, encoder, parents)
+            pooled = torch.zeros(1, cast(Encoder, source.encoders[modality]).width)
+            encoder.check_content(source.embed(modality, pooled).shape[1])
+
+
+def _in_want_of_content(model: Model) -> SequenceEncoder | None:
+    encoder = dict(model.encoders).get(BEHAVIOUR)
+    return encoder if isinstance(encoder, SequenceEncoder) and encoder.wants_content else None
+
+
+def _source_of_content(name: str, encoder: SequenceEncoder, parents: list[Model]) -> tuple[Model, list[str]]:
+    """The latest parent that embeds texts or photos, and which of them."""
+    for parent in reversed(parents):
+        if content := [modality for modality in parent.encoders if modality != BEHAVIOUR]:
+            return parent, content
+    raise CatalignError(
+        f"stages.{name}: encoder.behaviour.items={encoder.items} needs content, but no stage before it has any",
+        f"let stages.{name}.init name a stage of text or image, or set encoder.behaviour.content=RUN/embeddings",
+    )
+
+
 def _describe_items(run: Run, name: str, model: Model, parents: list[Model]) -> None:
     """Tell a behaviour encoder what the latest parent that embeds texts or photos says of the products.
 
     Their content is the mean of the aligned vectors that a product has, each of length 1.
     """
-    encoder = dict(model.encoders).get(BEHAVIOUR)
-    if not isinstance(encoder, SequenceEncoder) or not encoder.wants_content:
+    if (encoder := _in_want_of_content(model)) is None:
         return
     catalogue = run.catalogue()
-    for parent in reversed(parents):
-        content = [modality for modality in parent.encoders if modality != BEHAVIOUR]
-        if content:
-            has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
-            vectors = np.stack([_embedded(parent, catalogue, modality) for modality in content])
-            encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
-            return
-    raise CatalignError(
-        f"stages.{name}: encoder.behaviour.items={encoder.items} needs content, but no stage before it has any",
-        f"let stages.{name}.init name a stage of text or image, or set encoder.behaviour.content=RUN/embeddings",
-    )
+    source, content = _source_of_content(name, encoder, parents)
+    has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
+    vectors = np.stack([_embedded(source, catalogue, modality) for modality in content])
+    encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
 
 
 @torch.inference_mode()
