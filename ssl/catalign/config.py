@@ -7,7 +7,6 @@ known one. A *component* (``{name: simclr, temperature: 0.1}``) is checked again
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,35 +276,11 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     from hydra.errors import HydraException
 
     try:
-        _use_plugins(overrides)
+        plugins.use_named(overrides)
         with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
             return check(hydra_compose("config", overrides=[permissive(override) for override in overrides]))
     except (HydraException, ValueError) as error:  # ValueError: a group set to null
         raise _explained(error, overrides) from None
-
-
-def _use_plugins(overrides: Sequence[str]) -> None:
-    """Import the plugins that overrides name, so that Hydra finds their YAML files."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.key_or_group == "plugins" and isinstance(named := override.value(), list):
-            plugins.use(map(str, named))
-    _extend_search_path()
-
-
-@cache
-def _extend_search_path() -> None:
-    from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    class PluginConfigs(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for folder in plugins.config_folders():
-                search_path.append(provider="catalign.plugins", path=f"file://{folder}")
-
-    Plugins.instance().register(PluginConfigs)
 
 
 def permissive(override: str) -> str:

@@ -11,7 +11,7 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -36,6 +36,34 @@ def use(names: Iterable[str]) -> None:
         _import(name, "install it, or run in the folder that holds it, or take it out of plugins=[…]")
         if name not in _named:
             _named.append(name)
+
+
+def use_named(overrides: Sequence[str]) -> None:
+    """Import the plugins that Hydra overrides name, and let Hydra look for YAML files in all plugins, after ours.
+
+    Raises:
+        CatalignError: One of them cannot be imported.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "plugins" and isinstance(named := override.value(), list):
+            use(map(str, named))
+    _extend_search_path()
+
+
+@cache
+def _extend_search_path() -> None:
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class PluginConfigs(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in config_folders():
+                search_path.append(provider=GROUP, path=f"file://{folder}")
+
+    Plugins.instance().register(PluginConfigs)
 
 
 @cache
