@@ -54,12 +54,15 @@ setup(
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
         "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2"],
+        "search": ["bm25s>=0.2.6", "PyStemmer>=2.2"],
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ir-measures>=0.3.3",
             "implicit>=0.7.2",
+            "bm25s>=0.2.6",
+            "PyStemmer>=2.2",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",
