@@ -62,7 +62,7 @@ setup(
     ],
     extras_require={
         "notebooks": ["jupyterlab>=4.0", "ipywidgets>=8.0"],
-        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2", "pyod>=2.0"],
+        "bench": ["open_clip_torch[training]>=3.0", "implicit>=0.7.2", "pyod>=2.0", "bm25s>=0.2.6", "PyStemmer>=2.2"],
         "export": EXPORT,
         "demo": DEMO,
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
@@ -75,6 +75,8 @@ setup(
             "hypothesis>=6.100",
             "ir-measures>=0.3.3",
             "implicit>=0.7.2",
+            "bm25s>=0.2.6",
+            "PyStemmer>=2.2",
             "nbclient>=0.10",
             "nbconvert>=7.16",
             "nbformat>=5.10",

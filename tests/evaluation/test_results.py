@@ -51,6 +51,14 @@ def test_merge_gives_mean_sample_deviation_and_values():
     assert merged.mean("a/recall@10") == pytest.approx(0.3)
 
 
+def test_intervals_merge_and_come_back_as_metrics_do(tmp_path):
+    seeds = [result(seed, significance={"ours": {"a/low": seed / 10}, "random": {"a/low": 0.1}}) for seed in (0, 1)]
+    seeds[1].significance.pop("random")
+    (path,) = save_results([merge(seeds)], tmp_path)
+    assert json.loads(path.read_text())["significance"]["ours"]["a/low"]["values"] == [0.0, 0.1]
+    assert Result.load(path).significance == {"ours": {"a/low": [0.0, 0.1]}}
+
+
 def test_one_seed_has_no_spread():
     assert result().to_json()["metrics"]["a/recall@10"] == {"mean": 0.5, "std": 0.0, "values": [0.5]}
 
@@ -154,9 +162,7 @@ def test_experiments_choose_protocols_by_name():
     assert config.evaluation["retrieval"].options["split"] == "test"
 
 
-@pytest.mark.parametrize(
-    "name", ["retrieval", "kagl", "probe", "pretext", "missing", "sequential", "attributes", "anomaly"]
-)
+@pytest.mark.parametrize("name", registry.names("protocol"))
 def test_every_protocol_has_a_config_with_its_options(name):
     from omegaconf import OmegaConf
 

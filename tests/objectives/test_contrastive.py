@@ -134,6 +134,24 @@ def test_all_pairs_of_three_modalities(encoders, encoders_of, batch):
 def test_one_modality_is_refused(encoders):
     with pytest.raises(CatalignError, match="two or more"):
         contrastive(encoders, modalities=("text",))
+    with pytest.raises(CatalignError, match="two or more"):
+        contrastive(encoders, modalities=("image",), texts_weight=1.0)
+
+
+def test_text_alone_looks_for_its_second_text(encoders, batch):
+    alone = contrastive(encoders, modalities=("text",), texts_weight=0.7).eval()
+    with pytest.raises(CatalignError, match="give the stage a second_text"):
+        alone(Forward(encoders, batch), batch)
+    second = {"tokens": batch["tokens"].roll(1, 0), "token_mask": batch["token_mask"].roll(1, 0)}
+    batch = {**batch, **{f"second_{key}": value for key, value in second.items()}}
+    batch["has_second"] = batch["has_text"].roll(1, 0)
+    outputs = alone(Forward(encoders, batch), batch)
+    views = [alone.embed("text", encoders["text"]({**batch, **view}).pooled) for view in ({}, second)]
+    valid = batch["has_second"] & batch["has_text"]
+    expected, accuracy = scores.two_way(*views, alone.log_scale.exp(), key=batch["group"], valid=valid)
+    torch.testing.assert_close(outputs["loss"], expected)
+    assert outputs["texts_accuracy"] == accuracy
+    assert "accuracy" not in outputs
 
 
 def test_random_runs_are_runs_of_the_text(seeded):

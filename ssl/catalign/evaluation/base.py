@@ -134,6 +134,8 @@ class Result:
             has them, is metric key to [low, high] of this seed, which reports draw.
         seeds: The seeds, in the order of the values.
         wall_clock_s: Seconds the number took, from preparing the data to this evaluation, summed over the seeds.
+        significance: Intervals and paired tests in the same form, of ``"ours"`` and of baselines by name; see
+            :func:`catalign.evaluation.significance.significance`.
     """
 
     benchmark: str
@@ -148,10 +150,12 @@ class Result:
     wall_clock_s: float = 0.0
     git: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    significance: dict[str, Metrics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metrics = _values(self.metrics)
         self.baselines = {name: _values(metrics) for name, metrics in self.baselines.items()}
+        self.significance = {name: _values(metrics) for name, metrics in self.significance.items()}
         if not self.metrics:
             raise CatalignError(f"{self.benchmark}: no metric was computed for row {self.row!r}")
 
@@ -162,7 +166,8 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """The file form: every metric as mean, sample standard deviation (0 for one seed) and values."""
         form = {**asdict(self), "metrics": summary(self.metrics)}
-        return {**form, "baselines": {name: summary(metrics) for name, metrics in self.baselines.items()}}
+        named = {"baselines": self.baselines, "significance": self.significance}
+        return form | {key: {name: summary(m) for name, m in rows.items()} for key, rows in named.items() if rows}
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> Result:
@@ -173,8 +178,11 @@ class Result:
         """
         try:
             metrics = {key: entry["values"] for key, entry in form["metrics"].items()}
-            baselines = {b: {k: e["values"] for k, e in m.items()} for b, m in form["baselines"].items()}
-            return cls(**{**form, "metrics": metrics, "baselines": baselines})
+            named = {
+                key: {name: {k: e["values"] for k, e in m.items()} for name, m in form.get(key, {}).items()}
+                for key in ("baselines", "significance")
+            }
+            return cls(**{**form, "metrics": metrics, **named})
         except (KeyError, TypeError) as error:
             raise CatalignError(f"not a result file: {error}", "make it again with: catalign bench") from None
 
@@ -275,10 +283,13 @@ def merge(results: Sequence[Result]) -> Result:
             **asdict(first),
             "seeds": seeds,
             "metrics": _joined([result.metrics for result in results], first.row),
-            "baselines": {
-                name: _joined([result.baselines[name] for result in results], f"{first.row}, baseline {name}")
-                for name in first.baselines
-                if all(name in result.baselines for result in results)
+            **{
+                key: {
+                    name: _joined([getattr(result, key)[name] for result in results], f"{first.row}, {key}: {name}")
+                    for name in getattr(first, key)
+                    if all(name in getattr(result, key) for result in results)
+                }
+                for key in ("baselines", "significance")
             },
             "wall_clock_s": sum(result.wall_clock_s for result in results),
         }

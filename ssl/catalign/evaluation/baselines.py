@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import gammaln
 
 from catalign.data.catalogue import Catalogue
+from catalign.errors import needed
 
 
 def _missed(relevant: np.ndarray, gallery: int, depth: int) -> np.ndarray:
@@ -73,6 +75,21 @@ def tfidf(documents: Sequence[str], *queries: Sequence[str]) -> tuple[csr_matrix
     )
     matrix = vectorizer.fit_transform(documents)
     return matrix, *(vectorizer.transform(texts) for texts in queries)
+
+
+def bm25(documents: Sequence[str], queries: Sequence[str]) -> np.ndarray:
+    """BM25 scores ``(Q, N)``, 0 where no word is shared; English stop words and Snowball stems.
+
+    Raises:
+        CatalignError: The library bm25s or its stemmer is not installed.
+    """
+    bm25s, stemmer = needed("bm25s", "bench"), needed("Stemmer", "bench")
+    options: dict[str, Any] = {"stopwords": "en", "stemmer": stemmer.Stemmer("english"), "show_progress": False}
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(documents, **options), show_progress=False)
+    words = bm25s.tokenize(queries, return_ids=False, **options)
+    nothing = np.zeros(len(documents), dtype=np.float32)
+    return np.stack([index.get_scores(query) if query else nothing for query in words])
 
 
 def _words(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from catalign.embeddings.fusion.weighted import PUBLISHED
 from catalign.errors import CatalignError
 from catalign.evaluation.base import TIES, Context, Result, Skipped, TextEmbedder, Vectors, protocol
 from catalign.evaluation.baselines import random_metrics, tfidf, word_orders
+from catalign.evaluation.inputs import data_file
 from catalign.registry import register
 from catalign.retrieval.metrics import judge, precision, ranked, recall, reciprocal_rank
 
@@ -165,16 +166,10 @@ def _training(context: Context) -> dict[str, Any]:
 
 
 def _path(context: Context, qrels: str | None) -> Path:
-    root = context.config.data.root if context.config else None
-    path = Path(qrels) if qrels else Path(root) / QRELS if root else None
-    if path is None or not path.expanduser().is_file():
-        where = f"{path} does not exist" if path else "data.root is not set"
-        raise Skipped(
-            f"kagl needs its relevance file {QRELS.name}: {where}",
-            f"put {QRELS} under data.root, or give evaluation.kagl.qrels=PATH (columns task, query, id, relevance; "
-            "made from data/KAGL/gt_query_doc of github.com/marqo-ai/marqo-FashionCLIP)",
-        )
-    return path.expanduser()
+    remedy = (
+        "columns task, query, id, relevance; made from data/KAGL/gt_query_doc of github.com/marqo-ai/marqo-FashionCLIP"
+    )
+    return data_file(context, "kagl.qrels", qrels, QRELS, remedy)
 
 
 def read_qrels(path: Path, ids: list[str]) -> tuple[list[Task], np.ndarray, dict[str, Any]]:

@@ -38,11 +38,12 @@ class Contrastive(Objective):
     A stage that sets ``second_text`` gives each product a second text (a description, the catalogue's own fields). In
     training it is cut to a random run of its tokens, single words among them, so that a bare word finds products too;
     it is scored as the text is. With ``texts_weight`` the two texts of a product must find each other too, so that a
-    word finds products by their titles as well as by their photos.
+    word finds products by their titles as well as by their photos. A catalogue without photos has that pair alone:
+    ``modalities: [text]``.
 
     Args:
         encoders: Needs those of ``modalities``.
-        modalities: The modalities to align, two or more.
+        modalities: The modalities to align, two or more; or text alone, with its second text.
         width: Width of the common space.
         head: The projection into it: ``linear``, or ``mlp`` with one hidden layer of the encoder's width.
         loss: ``infonce`` or ``sigmoid``.
@@ -60,7 +61,7 @@ class Contrastive(Objective):
         ``texts_accuracy``, of the pairs that it is in.
 
     Raises:
-        CatalignError: Fewer than two modalities, or a missing encoder.
+        CatalignError: Fewer than two modalities, or a missing encoder, or text alone without a second one.
     """
 
     modalities: tuple[str, ...] = ("text", "image")
@@ -84,8 +85,11 @@ class Contrastive(Objective):
     ) -> None:
         self.modalities = tuple(modalities)
         super().__init__(encoders)
-        if len(set(self.modalities)) < 2:
-            raise CatalignError(f"contrastive: modalities {list(modalities)} are not two or more", "give [text, image]")
+        if len(set(self.modalities)) < 2 and not (self.modalities == ("text",) and texts_weight):
+            raise CatalignError(
+                f"contrastive: modalities {list(modalities)} are not two or more",
+                "give [text, image]; or [text] with texts_weight above 0, in a stage with a second_text",
+            )
         self.loss, self.positives, self.views = loss, positives, views
         self.drop_tokens, self.second_span = drop_tokens, second_span
         self.second_weight, self.texts_weight = second_weight, texts_weight
@@ -126,6 +130,8 @@ class Contrastive(Objective):
                 pair = ("second", other)
                 weights[pair] = self.texts_weight if other == "text" else self.second_weight
                 kinds[pair] = "texts_accuracy" if other == "text" else "second_accuracy"
+        if not weights:
+            raise CatalignError("contrastive: text alone has nothing to find", "give the stage a second_text")
         scored = {pair: self._score(embedded, batch, pair) for pair, weight in weights.items() if weight}
         losses = torch.stack([weights[pair] * loss for pair, (loss, _) in scored.items()])
         outputs = {"loss": losses.sum() / sum(weights.values()), "temperature": (-self.log_scale.detach()).exp()}

@@ -14,13 +14,14 @@ from omegaconf import OmegaConf
 from catalign.artifacts import atomic, read_json
 from catalign.config import config_folder
 from catalign.errors import CatalignError, unknown
-from catalign.evaluation.base import Result, load_results, one_protocol
+from catalign.evaluation.base import Metrics, Result, load_results, one_protocol
 
 LOWER_IS_BETTER = ("rank", "loss", "perplexity")
 ABSENT = "–"
 BASELINES = {
     "random": "random (expected)",
-    "tfidf": "TF-IDF, word match with titles",
+    "tfidf": "TF-IDF, word match",
+    "bm25": "BM25",
     "untrained": "untrained encoders",
     "pixels": "raw pixels",
     "majority": "majority class",
@@ -220,7 +221,7 @@ def _best(column: Sequence[str], key: str) -> set[int]:
     values = {row: float(cell.split(" ")[0]) for row, cell in enumerate(column) if cell != ABSENT}
     if len(values) < 2:
         return set()
-    lower = any(word in key for word in LOWER_IS_BETTER)
+    lower = any(word in key for word in LOWER_IS_BETTER) or key.endswith("/p")
     target = min(values.values()) if lower else max(values.values())
     return {row for row, value in values.items() if value == target}
 
@@ -247,10 +248,15 @@ def _ours(results: Sequence[Result]) -> list[Row]:
             "ours",
             result.details.get("training", ABSENT),
             result.details.get("parameters"),
-            {key: _entry(values) for key, values in result.metrics.items()},
+            _entries(result.metrics, result, "ours"),
         )
         for result in results
     ]
+
+
+def _entries(metrics: Metrics, result: Result, row: str) -> dict[str, tuple[float, float]]:
+    """A row's metrics, and its intervals and tests where it has some."""
+    return {key: _entry(values) for key, values in {**metrics, **result.significance.get(row, {})}.items()}
 
 
 def _baselines(results: Sequence[Result], digits: int) -> list[Row]:
@@ -258,9 +264,7 @@ def _baselines(results: Sequence[Result], digits: int) -> list[Row]:
     rows = []
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         found = {
-            result.row: {key: _entry(values) for key, values in result.baselines[name].items()}
-            for result in results
-            if name in result.baselines
+            result.row: _entries(result.baselines[name], result, name) for result in results if name in result.baselines
         }
         label, fitted = BASELINES.get(name, name), FITTED.get(name, "nothing")
         rounded = [{key: f"{mean:.{digits}f}" for key, (mean, _) in metrics.items()} for metrics in found.values()]
@@ -311,6 +315,7 @@ def tables_of(folder: Path) -> dict[str, Table]:
     with ``rows`` too shows what they reach under each condition; one with ``labels`` compares rows of results by
     metrics of several protocols; one with ``metrics`` compares the results of the named ``protocols``, one column each,
     of the experiment ``row`` alone if it names one.
+    A ranking may have columns of intervals and tests, such as ``ndcg@10/low`` and ``ndcg@10/minus/bm25/p``.
     ``digits`` of a ranking are the decimals of its numbers, 3 if it does not say.
 
     Raises:
