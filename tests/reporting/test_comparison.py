@@ -159,9 +159,16 @@ def test_whiskers_are_a_deviation_of_seeds_or_what_the_result_holds(report_run, 
     drawn = {}
     monkeypatch.setattr(scoreboard.plots, "bars", lambda values, colours, label, spans: drawn.update(spans) or "<svg/>")
     first = Result(
-        "x", "a", protocol("x"), {"t/mrr": [0.2, 0.4]}, seeds=[0, 1], details={"intervals": {"t/mrr": [0, 1]}}
+        "x",
+        "a",
+        protocol("x"),
+        {"t/mrr": [0.2, 0.4]},
+        seeds=[0, 1],
+        significance={"ours": {"t/mrr/low": [0, 0], "t/mrr/high": [1, 1]}},
     )
-    second = Result("x", "b", protocol("x"), {"t/mrr": 0.4}, details={"intervals": {"t/mrr": [0.35, 0.5]}})
+    second = Result(
+        "x", "b", protocol("x"), {"t/mrr": 0.4}, significance={"ours": {"t/mrr/low": 0.35, "t/mrr/high": 0.5}}
+    )
     third = Result("x", "c", protocol("x"), {"t/mrr": 0.4})
     compared(report_run, tmp_path, first, second, third)
     assert drawn == {"a": pytest.approx((0.3 - 0.02**0.5, 0.3 + 0.02**0.5)), "b": (0.35, 0.5)}

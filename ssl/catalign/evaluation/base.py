@@ -130,8 +130,7 @@ class Result:
         protocol: ``id`` and every choice that the id stands for; made by the function ``protocol``.
         metrics: Metric key to one value per seed (a bare number becomes a list of one).
         baselines: Name to metrics, in the same form.
-        details: Counts that explain the metrics: queries, gallery, what was left out; ``intervals``, where a protocol
-            has them, is metric key to [low, high] of this seed, which reports draw.
+        details: Counts that explain the metrics: queries, gallery, what was left out.
         seeds: The seeds, in the order of the values.
         wall_clock_s: Seconds the number took, from preparing the data to this evaluation, summed over the seeds.
         significance: Intervals and paired tests in the same form, of ``"ours"`` and of baselines by name; see

@@ -124,7 +124,7 @@ def tables_of(results: Sequence[Result], published: Sequence[Mapping[str, Any]])
     """
     tables: dict[str, Table] = {}
     for result in results:
-        _add(tables, result.row, "run", result.metrics, intervals=result.details.get("intervals"))
+        _add(tables, result.row, "run", result.metrics, intervals=result.significance.get("ours"))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         found = {result.row: result.baselines[name] for result in results if name in result.baselines}
         rounded = [{key: round(statistics.mean(v), 3) for key, v in metrics.items()} for metrics in found.values()]
@@ -161,7 +161,7 @@ def _add(
     kind: str,
     metrics: Mapping[str, list[float]],
     *,
-    intervals: Mapping[str, Sequence[float]] | None = None,
+    intervals: Mapping[str, list[float]] | None = None,
     new_columns: bool = True,
 ) -> None:
     for key, values in metrics.items():
@@ -176,9 +176,11 @@ def _add(
             line = Line(name, group, kind)
             table.lines.append(line)
         line.values[column] = values
-        if intervals and key in intervals:
-            low, high = intervals[key]
-            line.intervals[column] = (low, high)
+        if intervals and f"{key}/low" in intervals:
+            line.intervals[column] = (
+                statistics.mean(intervals[f"{key}/low"]),
+                statistics.mean(intervals[f"{key}/high"]),
+            )
 
 
 def _mark_best(table: Table) -> None:
