@@ -13,7 +13,7 @@ SHOWN = {
     "02_pretrain": ["<svg", "<img", "guesses"],
     "03_new_pretext_task": ["<svg", "untrained", "<class 'rotation.Rotation'>"],
     "04_benchmarks": ["| model |", "\\begin{tabular}"],
-    "05_own_catalogue": ["<img", "lost.jpg", "S900001"],
+    "05_own_catalogue": ["<img", "lost.jpg", "malformed"],
     "06_behaviour": ["<img", "cold"],
 }
 """What a notebook's outputs hold when it showed what it is for."""
