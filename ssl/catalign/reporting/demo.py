@@ -182,7 +182,8 @@ def _search_tab(shop: Shop, page: gr.Blocks) -> tuple[gr.State, gr.Button]:
                 height=220,
                 visible="image" in shop.modalities,
             )
-            photo.preprocess = _path  # Gradio's own would decode the upload before our limits are checked
+            # Gradio's own would decode the upload before our limits are checked.
+            photo.preprocess = _path  # type: ignore[method-assign, assignment, unused-ignore]
             share = gr.Slider(
                 label="Weight of the photo beside the words",
                 maximum=1,
