@@ -156,6 +156,7 @@ def test_search_by_image_and_item(tiny_run, capsys, tmp_path):
         (["run", "output=/dev/null/x", "data.source.products=240", "data.workers=1"], "/dev/null"),
         (["bench", "retrieval", "RUN", "-o", "setup.py"], "is a file"),
         (["report", "RUN", "nowhere"], "nowhere does not exist"),
+        (["enhance", "RUN", "none.csv", "-o", "fills.csv"], "name a Parquet, CSV or JSON lines file"),
         (["report", "RUN", "RUN"], "is given twice"),
         (["report", "RUN", "-o", "configs"], "--output configs is a folder"),
     ],

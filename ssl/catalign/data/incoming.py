@@ -63,6 +63,8 @@ def incoming(
     Raises:
         CatalignError: The table or a column does not exist, or it has no usable row.
     """
+    if not Path(path).exists():
+        raise CatalignError(f"{path} does not exist", "name a Parquet, CSV or JSON lines file, or a folder of them")
     source, name = _source(Path(path), config, images), Path(path).name
     columns = _columns(source.columns(), columns_of(config), attributes)
     with TemporaryDirectory() as folder:
