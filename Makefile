@@ -44,7 +44,7 @@ docs-tables: setup  ## result tables of README and benchmarks from their JSON fi
 notebooks: quickstart  ## a copy of every notebook with its outputs, without those of its progress bars
 	PYTHONWARNINGS=ignore OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter nbconvert --execute --to markdown \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=hide-output \
-		--output-dir docs/notebooks notebooks/*.ipynb
+		--output-dir notebooks/rendered notebooks/*.ipynb
 
 clean:
 	rm -rf build dist site ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
