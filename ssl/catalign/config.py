@@ -200,6 +200,9 @@ class StageConfig(Schema):
     share: float = Field(
         default=1.0, gt=0, le=1, description="share of those products: whole groups, the same ones for every seed"
     )
+    without: dict[str, list[str]] = Field(
+        default={}, description="products left out by their attributes, such as {article_type: [Belts, Ties]}"
+    )
     trainer: dict[str, Any] = {}
     encoder: dict[str, dict[str, Any]] = Field(
         default={},

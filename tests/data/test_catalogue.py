@@ -92,6 +92,12 @@ def test_rows_and_row(shop: Catalogue) -> None:
     assert quarter < half < set(shop.rows("train").tolist())
     kept = {*shop.groups[list(quarter)]}
     assert quarter == {row for row in shop.rows("train").tolist() if shop.groups[row] in kept}, "whole groups"
+    navy = shop.having("colour", ["Navy Blue"])
+    assert shop.rows("train", without={"colour": ["Navy Blue"]}).tolist() == [
+        r for r in shop.rows("train") if not navy[r]
+    ]
+    with pytest.raises(CatalignError, match=r"unknown value of colour 'Navy'\n.*did you mean 'Navy Blue'"):
+        shop.rows(without={"colour": ["Navy"]})
     assert shop.row("1042") == 42
     with pytest.raises(CatalignError, match=r"no product '10042'\n.*did you mean '1042'"):
         shop.row("10042")

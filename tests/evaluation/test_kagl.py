@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalign.artifacts import read_json
-from catalign.config import config_folder
+from catalign.config import StageConfig, config_folder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Skipped
 from catalign.evaluation.kagl import QRELS, WORDS, _protocol, kagl, published_searches, read_qrels
@@ -160,7 +160,7 @@ def test_a_file_without_its_columns(tmp_path):
 
 def test_the_file_is_found_under_the_data_root(tmp_path, catalogue, context, words):
     write(tmp_path / QRELS, [("text-to-image", "a", "p0", 1)])
-    stage = SimpleNamespace(split=["train"], share=1.0)
+    stage = StageConfig(objectives={"it": {"name": "contrastive"}})
     config = SimpleNamespace(name="x", data=SimpleNamespace(root=str(tmp_path)), stages={"align": stage})
     run = SimpleNamespace(config=config)
     eye = {"image": np.eye(2), "text": np.eye(2)}

@@ -6,7 +6,7 @@ import base64
 import difflib
 import html
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -171,15 +171,16 @@ class Catalogue:
         """The rows left out, with their reasons."""
         return quarantine.read(self.path / quarantine.REPORT)
 
-    def rows(self, *names: str, share: float = 1.0) -> np.ndarray:
+    def rows(self, *names: str, share: float = 1.0, without: Mapping[str, Sequence[str]] | None = None) -> np.ndarray:
         """Row numbers of some splits, all rows without a name.
 
         Args:
             names: The splits.
             share: Share of their groups, drawn once and for all: a smaller share lies within a larger one.
+            without: Values by attribute: products that have one of them are left out.
 
         Raises:
-            CatalignError: A split does not exist or they are all empty.
+            CatalignError: A split, an attribute or a value does not exist, or the splits are all empty.
         """
         for name in names:
             if name not in splits.SPLITS:
@@ -191,10 +192,27 @@ class Catalogue:
                 f"split {' + '.join(names)} of catalogue {self.name!r} is empty (there are: {known})",
                 "name another split, or draw one with data.split.val=0.05 data.split.test=0.1 data.columns.split=null",
             )
+        for attribute, values in (without or {}).items():
+            rows = rows[~self.having(attribute, values)[rows]]
         if share == 1:
             return rows
         lots = np.random.default_rng(0).random(int(self.groups.max()) + 1)
         return rows[lots[self.groups[rows]] < share]
+
+    def having(self, attribute: str, values: Sequence[str]) -> np.ndarray:
+        """(N,) bool: which products have one of these values of an attribute.
+
+        Raises:
+            CatalignError: No product has such an attribute or value.
+        """
+        if attribute not in self.attributes:
+            raise unknown("attribute", attribute, self.attributes)
+        column = self.attributes[attribute]
+        known = set(column.tolist()) - {""}
+        for value in values:
+            if value not in known:
+                raise unknown(f"value of {attribute}", value, known)
+        return np.isin(column.astype(str), values)
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

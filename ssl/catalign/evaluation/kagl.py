@@ -19,6 +19,7 @@ from catalign.evaluation.baselines import random_metrics, tfidf, word_orders
 from catalign.evaluation.inputs import data_file
 from catalign.registry import register
 from catalign.retrieval.metrics import judge, precision, ranked, recall, reciprocal_rank
+from catalign.training.loaders import training_rows
 
 TITLES = "text-to-image"
 WORDS = tuple(
@@ -158,7 +159,7 @@ def _training(context: Context) -> dict[str, Any]:
         return {}
     used = {}
     for name, stage in context.config.stages.items():
-        products = len(context.catalogue.rows(*stage.split, share=stage.share))
+        products = len(training_rows(context.catalogue, stage))
         used[name] = f"{'+'.join(stage.split)} split ({products:,} products)"
     if len(set(used.values())) == 1:
         return {"training": f"KAGL {next(iter(used.values()))}"}

@@ -15,7 +15,7 @@ from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion
 from catalign.embeddings.fusion.weighted import Weighted
-from catalign.errors import CatalignError, unknown
+from catalign.errors import CatalignError
 from catalign.retrieval.index import Index
 from catalign.retrieval.results import Hit, Results
 from catalign.training.run import Run
@@ -228,15 +228,7 @@ class Retriever:
             return None
         keep = np.ones(len(self.catalogue), dtype=bool)
         for name, wanted in filters.items():
-            if name not in self.catalogue.attributes:
-                raise unknown("attribute to filter by", name, self.catalogue.attributes)
-            column = self.catalogue.attributes[name]
-            known = set(column) - {""}
-            values = _values(wanted)
-            for value in values:
-                if value not in known:
-                    raise unknown(f"value of {name}", value, known)
-            keep &= np.isin(column.astype(str), values)
+            keep &= self.catalogue.having(name, _values(wanted))
         return [id for id in np.array(self.catalogue.ids, dtype=object)[keep] if id in self.index]
 
 

@@ -67,9 +67,13 @@ class ToyCatalogue:
         """The texts of a column; there is one."""
         return self.titles
 
-    def rows(self, *splits: str, share: float = 1.0) -> np.ndarray:
-        """The rows of some splits."""
+    def rows(self, *splits: str, **_: Any) -> np.ndarray:
+        """The rows of some splits, all of them."""
         return np.flatnonzero(np.isin(self.splits, splits))
+
+    def having(self, attribute: str, values: list[str]) -> np.ndarray:
+        """Which rows have one of an attribute's values."""
+        return np.isin(self.attributes[attribute], values)
 
 
 def toy_vocabulary() -> Vocabulary:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
-from catalign.config import TrainerConfig
+from catalign.config import StageConfig, TrainerConfig
 from catalign.data.batches import BatchLoader
+from catalign.data.catalogue import Catalogue
 from catalign.data.history_batches import BEHAVIOUR, HistoryLoader
 from catalign.errors import CatalignError
 from catalign.training.model import Model
@@ -43,6 +45,11 @@ def fields_of(run: Run, name: str, key: Literal["text", "second_text"] = "text")
     return {field: w for field, w in chosen.items() if field in there or field not in data.columns.text} or None
 
 
+def training_rows(catalogue: Catalogue, stage: StageConfig) -> np.ndarray:
+    """The products that a stage trains on."""
+    return catalogue.rows(*stage.split, share=stage.share, without=stage.without)
+
+
 def loaders_of(
     run: Run, name: str, model: Model, settings: TrainerConfig, features: dict[str, torch.Tensor]
 ) -> Loaders:
@@ -59,7 +66,7 @@ def loaders_of(
         "second_fields": fields_of(run, name, "second_text"),
         "features": features or None,
     }
-    rows = catalogue.rows(*stage.split, share=stage.share)
+    rows = training_rows(catalogue, stage)
     train: MakeLoader
     val: MakeLoader
     if BEHAVIOUR in model.encoders:
