@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from catalign.embeddings.fusion.concat import Concat
 from catalign.errors import CatalignError
-from catalign.evaluation.anomaly import anomaly
+from catalign.evaluation.anomaly import anomaly, placements
 from catalign.evaluation.base import Skipped
 
 COUNT, CLASSES = 320, 6
@@ -81,3 +82,20 @@ def test_skipped_without_an_alignment(catalogue, context):
     bare = catalogue(["a", "b"], attributes={"category": np.array(["x", "y"], dtype=object)})
     with pytest.raises(Skipped, match="did not align"):
         anomaly(context(bare, {"text": np.eye(2)}))
+
+
+def test_auroc_is_the_mean_over_its_cases():
+    rng = np.random.default_rng(0)
+    truth, signal = rng.random(200) < 0.2, rng.integers(0, 12, 200)  # many ties
+    cases = placements(truth, signal)
+    assert cases.shape == (truth.sum(),)
+    assert cases.mean() == pytest.approx(roc_auc_score(truth, signal))
+
+
+def test_a_row_is_tested_against_the_others(toy):
+    (result,) = anomaly(toy, category="category", draws=2)
+    ours, key = result.significance["ours"], "photo/combined/auroc"
+    assert ours[f"{key}/low"][0] < result.metrics[key][0] < ours[f"{key}/high"][0]
+    difference = result.metrics[key][0] - result.baselines["untrained"][key][0]
+    assert ours[f"{key}/minus/untrained"] == [pytest.approx(difference)]
+    assert ours[f"{key}/minus/untrained/p"][0] < 0.001

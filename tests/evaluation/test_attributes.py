@@ -58,6 +58,10 @@ def test_what_is_masked_cannot_be_copied(toy):
         assert result.baselines["tfidf"][f"kind/text/{method}/accuracy"] == [pytest.approx(expected)]
         assert result.metrics[f"kind/image/{method}/accuracy"][0] < 0.6
     assert result.details["kind"]["test_rows"] == len(rows) == 99
+    tests, key = result.significance["ours"], "kind/text/linear/accuracy"
+    assert tests[f"{key}/low"][0] < expected < tests[f"{key}/high"][0]
+    assert tests[f"{key}/minus/tfidf"] == [0.0], "both answer every product alike"
+    assert tests[f"{key}/minus/majority"][0] > 0.3
 
 
 def test_coverage_and_precision_agree_with_a_loop(toy):

@@ -8,13 +8,15 @@ from operator import add
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score
 
 from catalign.data.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, data_of, protocol
 from catalign.evaluation.baselines import raw_pixels, tfidf
 from catalign.evaluation.classification import unit
+from catalign.evaluation.significance import RECORD, tested
 from catalign.evaluation.swaps import Listings, Spoilt, Swaps
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, nearest, votes
@@ -66,7 +68,9 @@ def anomaly(
     language model (left out where no stage has one; ``details`` then say so); ``combined``, how rare the rarest of
     them is among val products.
 
-    Metrics, keyed ``<kind>/<signal>/<metric>``, means over the draws: ``auroc``; ``ap``, average precision.
+    Metrics, keyed ``<kind>/<signal>/<metric>``, means over the draws: ``auroc``; ``ap``, average precision. Intervals
+    and paired tests (``significance``) are of ``auroc``, whose cases are the spoilt listings of all draws: each one's
+    share of sound listings that are less suspicious, ties half (DeLong et al. 1988).
 
     Baselines under the same keys: ``random`` (expected: 0.5 and the share), ``untrained`` (the same model before
     training, fused 0.9 image + 0.1 text), ``tfidf`` (titles' neighbours by word match), ``pixels`` (photos' neighbours,
@@ -104,8 +108,10 @@ def anomaly(
     if context.untrained is not None:
         scores["untrained"] = _of_model(context, context.untrained, context.untrained_text(), bank, everything)
     scores |= _trivial(context, bank, everything)
-    baselines = {name: _measured(signals, trials, len(val), len(test)) for name, signals in scores.items()}
-    metrics = baselines.pop("ours")
+    measured = {name: _measured(signals, trials, len(val), len(test)) for name, signals in scores.items()}
+    metrics, cases = measured.pop("ours")
+    baselines = {name: found for name, (found, _) in measured.items()}
+    beside = {name: found for name, (_, found) in measured.items()}
     baselines["random"] = {key: share if key.endswith("/ap") else 0.5 for key in metrics}
     record = protocol(
         "anomaly",
@@ -120,12 +126,13 @@ def anomaly(
         sample_seed=seed,
         likelihood=f"masked language model, every {PASSES}rd token hidden at a time",
         combined="rarest signal, by the tails of val products",
+        significance=RECORD,
     )
     details: dict[str, Any] = {"listings": len(test), "train_products": len(train)}
     details["spoilt"] = {kind: len(some[0].positions) for kind, some in trials.items()}
     if surprise is None:
         details["left_out"] = {"likelihood": "no finished stage of this run has the objective mlm"}
-    return [Result("anomaly", context.name, record, metrics, baselines, details)]
+    return [Result("anomaly", context.name, record, metrics, baselines, details, significance=tested(cases, beside))]
 
 
 def _check(context: Context, category: str | None, parent: str | None) -> str:
@@ -145,9 +152,12 @@ def _check(context: Context, category: str | None, parent: str | None) -> str:
     return category
 
 
-def _measured(scores: Scores, trials: dict[str, list[Spoilt]], references: int, sound: int) -> dict[str, float]:
-    """Metrics of scores of the reference, the sound listings, then every trial's spoilt ones, which replace those."""
-    metrics: dict[str, list[float]] = {}
+def _measured(
+    scores: Scores, trials: dict[str, list[Spoilt]], references: int, sound: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics and the cases of AUROC. Scores are of references, sound listings, then the spoilt ones of every trial."""
+    precisions: dict[str, list[float]] = {}
+    cases: dict[str, list[np.ndarray]] = {}
     start = references + sound
     for kind, some in trials.items():
         for trial in some:
@@ -158,9 +168,17 @@ def _measured(scores: Scores, trials: dict[str, list[Spoilt]], references: int, 
                 signal[trial.positions] = scores[name][part]
             rarities = [tails(signal, scores[name][:references]) for name, signal in signals.items()]
             for name, signal in (signals | {"combined": combined(rarities)}).items():
-                metrics.setdefault(f"{kind}/{name}/auroc", []).append(roc_auc_score(truth, signal))
-                metrics.setdefault(f"{kind}/{name}/ap", []).append(average_precision_score(truth, signal))
-    return {key: float(np.mean(found)) for key, found in metrics.items()}
+                cases.setdefault(f"{kind}/{name}/auroc", []).append(placements(truth, signal))
+                precisions.setdefault(f"{kind}/{name}/ap", []).append(average_precision_score(truth, signal))
+    joined = {key: np.concatenate(found) for key, found in cases.items()}
+    means = {key: float(np.mean(found)) for key, found in (joined | precisions).items()}
+    return means, joined
+
+
+def placements(truth: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """(P,) for each of the P true ones its share of the others with a lower signal, ties half; their mean is AUROC."""
+    below = rankdata(signal)[truth] - rankdata(signal[truth])
+    return np.asarray(below / (~truth).sum())
 
 
 def _known(scores: np.ndarray) -> np.ndarray:

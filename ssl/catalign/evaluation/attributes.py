@@ -14,6 +14,7 @@ from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, dat
 from catalign.evaluation.baselines import tfidf
 from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, chosen_methods, judge, pixels, tasks
 from catalign.evaluation.masking import Mask
+from catalign.evaluation.significance import RECORD, tested
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, threshold_at
 
@@ -73,7 +74,8 @@ def attributes(
     without the input, or of a class with fewer than ``min_count`` train rows, counts as wrong. ``accuracy``;
     ``macro_f1``, the unweighted mean of F1 over the kept classes that occur in test; ``coverage``, the share whose
     confidence reaches the threshold; ``precision``, how many of those fills are right (1 if there are none). The
-    threshold is the lowest that reaches the wished precision on val.
+    threshold is the lowest that reaches the wished precision on val. Intervals and paired tests (``significance``) are
+    of ``accuracy``, over test products.
 
     Baselines under the same keys: ``majority`` (the commonest train class), ``tfidf`` (masked texts' words),
     ``pixels`` (photos averaged to 16 × 12), ``untrained`` (the same model before training; fused 0.9 image + 0.1 text).
@@ -97,9 +99,9 @@ def attributes(
         raise CatalignError(f"evaluation.attributes.precision is {precision}", "give a share, such as 0.95")
     options: dict[str, Any] = {"min_count": min_count, "max_train": max_train, "seed": seed}
     found = tasks(context.catalogue, attributes, **options, where="evaluation.attributes", rare=True)
-    metrics: dict[str, float] = {}
-    baselines: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
+    cases: dict[str, dict[str, np.ndarray]] = {}
     photos = pixels(context.catalogue) if "image" in inputs else None
     for task in found:
         if not len(task.rows["test"]):
@@ -107,13 +109,17 @@ def attributes(
         details[task.attribute] = task.details
         for row, name, table in _tables(context, task, inputs, photos):
             for method in methods:
-                scores = _scores(*_filled(task, table, method), precision)
-                into = metrics if row == "ours" else baselines.setdefault(row, {})
-                into |= {f"{task.attribute}/{name}/{method}/{key}": value for key, value in scores.items()}
-        common = _scores(*_majority(task), precision)
+                val, test = _filled(task, table, method)
+                prefix = f"{task.attribute}/{name}/{method}"
+                scores = {f"{prefix}/{key}": value for key, value in _scores(val, test, precision).items()}
+                rows.setdefault(row, {}).update(scores)
+                cases.setdefault(row, {})[f"{prefix}/accuracy"] = test.right.astype(float)
+        val, test = _majority(task)
+        common, right = _scores(val, test, precision), test.right.astype(float)
         keys = [f"{task.attribute}/{name}/{method}" for name in inputs for method in methods]
-        baselines.setdefault("majority", {}).update({f"{key}/{m}": v for key in keys for m, v in common.items()})
-    if not metrics:
+        rows.setdefault("majority", {}).update({f"{key}/{m}": v for key in keys for m, v in common.items()})
+        cases.setdefault("majority", {}).update({f"{key}/accuracy": right for key in keys})
+    if not rows:
         raise Skipped("attributes: no attribute of this catalogue has two classes with enough train products")
     record = protocol(
         "attributes",
@@ -129,8 +135,10 @@ def attributes(
         sample_seed=seed,
         knn={"similarity": "cosine", "k": NEIGHBOURS, "temperature": TEMPERATURE},
         linear={"loss": "softmax", "optimiser": "L-BFGS", "decays": DECAYS, "chosen_on": "val accuracy"},
+        significance=RECORD,
     )
-    return [Result("attributes", context.name, record, metrics, baselines, details)]
+    ours, significance = rows.pop("ours"), tested(cases.pop("ours"), cases)
+    return [Result("attributes", context.name, record, ours, rows, details, significance=significance)]
 
 
 def _chosen(context: Context, inputs: list[str] | None) -> list[str]:

@@ -54,6 +54,11 @@ def significance(
     return found
 
 
+def tested(ours: Cases, others: Mapping[str, Cases]) -> dict[str, dict[str, float]]:
+    """A result's ``significance``: of ours, against every other row too, and of each other row alone."""
+    return {"ours": significance(ours, others), **{name: significance(cases) for name, cases in others.items()}}
+
+
 def compare(first: np.ndarray, second: np.ndarray, statistic: Statistic = np.mean) -> dict[str, float]:
     """How far one row is above another: ``""`` the difference, ``/low`` and ``/high`` its interval, ``/p``."""
 
