@@ -191,6 +191,7 @@ def hidden_items(encode: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
     The state of a cut-off product is the output at the mask token after the end, which also stands for a history when
     products are recommended.
     """
-    encoded, hidden, last = encode("behaviour"), batch["hidden"], batch["last"]
+    encoded, last = encode("behaviour"), batch["last"]
+    hidden = batch["hidden"][:, : encoded.tokens.shape[1]]  # a longest history has one more, the product cut off
     states = torch.cat([encoded.tokens[hidden], encoded.pooled[last.any(1)]])
-    return states, torch.cat([batch["items"][hidden], batch["items"][last]])
+    return states, torch.cat([batch["items"][batch["hidden"]], batch["items"][last]])

@@ -24,7 +24,7 @@ from catalign.evaluation.base import Context
 SIZE = (32, 24)
 ENCODERS: dict[str, dict[str, Any]] = {
     "text": {"name": "bert", "layers": 1, "width": 32, "heads": 2},
-    "behaviour": {"name": "sequence", "width": 32, "layers": 1, "heads": 2, "dropout": 0.0, "max_length": 8},
+    "behaviour": {"name": "sequence", "width": 32, "layers": 1, "heads": 2, "dropout": 0.0, "max_length": 6},
 }
 IMAGES: dict[str, dict[str, Any]] = {
     "vit": {
