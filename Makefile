@@ -41,10 +41,8 @@ docs: setup  ## the documentation as a site, in site/; a warning is an error
 docs-tables: setup  ## result tables of README and benchmarks from their JSON files
 	$(BIN)/catalign tables
 
-notebooks: quickstart  ## a copy of every notebook with its outputs, without those of its progress bars
-	PYTHONWARNINGS=ignore OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter nbconvert --execute --to markdown \
-		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=hide-output \
-		--output-dir notebooks/rendered notebooks/*.ipynb
+notebooks: quickstart  ## a picture of every notebook with its outputs; needs a Chromium
+	PYTHONWARNINGS=ignore OMP_WAIT_POLICY=PASSIVE $(BIN)/python docs/rendered.py notebooks/*.ipynb -o notebooks/rendered
 
 clean:
 	rm -rf build dist site ssl/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

@@ -19,7 +19,7 @@ from roles import ROLE
 import catalign
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("*.md", "docs/**/*.*", "benchmarks/**/*.*", "notebooks/*.ipynb")
+SHOWN = ("*.md", "docs/**/*.*", "benchmarks/**/*.*", "notebooks/*.ipynb", "notebooks/rendered/*.png")
 
 
 class Notebook(File):
