@@ -84,7 +84,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
 
 def align(options: argparse.Namespace) -> None:
-    """Train every stage up to and including alignment."""
+    """Train all stages, without embedding or measuring anything."""
     from catalign import pipeline
 
     pipeline.quiet_libraries()
@@ -133,7 +133,7 @@ def search(options: argparse.Namespace) -> None:
     """Search a run's index by text, image or product."""
     from catalign.retrieval.retriever import Retriever
 
-    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
+    retriever, filters = Retriever.from_run(_open(options.run)), _filters(options.filter)
     print(retriever.search(text=options.text, image=options.image, item=options.item, filters=filters, k=options.k))
 
 
@@ -141,7 +141,7 @@ def recommend(options: argparse.Namespace) -> None:
     """Recommend products to someone who bought or viewed others."""
     from catalign.retrieval.retriever import Retriever
 
-    retriever, filters = Retriever.from_run(_open(options.run).path), _filters(options.filter)
+    retriever, filters = Retriever.from_run(_open(options.run)), _filters(options.filter)
     print(retriever.recommend(options.history, k=options.k, exclude_seen=not options.seen, filters=filters))
 
 

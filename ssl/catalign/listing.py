@@ -14,8 +14,6 @@ from omegaconf import OmegaConf
 from catalign import registry
 from catalign.config import config_folders
 
-GROUPS = {kind: kind for kind in registry.PACKAGES} | {"protocol": "evaluation", "source": "data"}
-"""The config group that holds the YAML files of each kind."""
 WIDTH = 110
 _HEADING = re.compile(r"^(Args|Attributes|Returns|Returns of ``forward``|Raises|References):$", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
@@ -54,7 +52,7 @@ def presets(kind: str, name: str) -> list[str]:
     files = [
         (path.parent.relative_to(folder), path.stem)
         for folder in config_folders()
-        for path in sorted((folder / GROUPS[kind]).rglob("*.yaml"))
+        for path in sorted((folder / registry.GROUPS[kind]).rglob("*.yaml"))
     ]
     return [f"{group}={stem}" for group, stem in files if _named(kind, group, stem) == name]
 

@@ -22,6 +22,8 @@ PACKAGES = {
     "protocol": "catalign.evaluation",
 }
 """Every kind of component and the package or module its implementations live in; plugins mirror them."""
+GROUPS = {kind: kind for kind in PACKAGES} | {"protocol": "evaluation", "source": "data"}
+"""The config group that holds the YAML files of each kind."""
 
 _components: dict[str, dict[str, Any]] = {kind: {} for kind in PACKAGES}
 Component = TypeVar("Component", bound=Callable[..., Any])

@@ -10,9 +10,6 @@ from catalign import plugins, registry
 from catalign.artifacts import atomic
 from catalign.errors import CatalignError
 
-FOLDERS = {"objective": ("objectives", "objective"), "protocol": ("evaluation", "evaluation")}
-"""Where each kind's code and YAML files lie, in our package and in a plugin."""
-
 CODE = {
     "objective": '''\
 """$title: say in a sentence what it teaches."""
@@ -149,20 +146,24 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
     for path in files:
         if path.exists() and path.name != "__init__.py":
             raise CatalignError(f"{path} exists", "choose another name, or delete it first")
-    module = f"{package or plugins.OURS}.{FOLDERS[kind][0]}.{name}"
+    module = f"{package or plugins.OURS}.{_folder(kind)}.{name}"
     values = {"name": name, "title": "".join(map(str.title, name.split("_"))), "module": module}
     written = [path for path in files if not path.exists()]
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             temporary.write_text(Template(files[path]).substitute(values), encoding="utf-8")
-    test = next(path for path in written if path.name.startswith("test_"))
-    return written, [f"python -m pytest {test}", *_commands(kind, name, package)]
+    return written, [f"python -m pytest {written[-1]}", *_commands(kind, name, package)]
+
+
+def _folder(kind: str) -> str:
+    """The folder of a kind's code, in our package and in a plugin."""
+    return registry.PACKAGES[kind].rpartition(".")[2]
 
 
 def _files(kind: str, name: str, package: str | None) -> dict[Path, str]:
     """Templates by path."""
-    code, group = FOLDERS[kind]
+    code, group = _folder(kind), registry.GROUPS[kind]
     if package is not None:
         root = Path(package)
         inits = dict.fromkeys((root / "__init__.py", root / code / "__init__.py"), "")

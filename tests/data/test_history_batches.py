@@ -1,5 +1,6 @@
 """Batches of histories are pure functions of (seed, step), and read nothing that is held out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 
 from catalign.data import batches
 from catalign.data.history_batches import HistoryLoader, pad_histories
+from catalign.data.holdout import VAL
 from catalign.data.interactions import Histories
+from catalign.data.ragged import Ragged
 from catalign.errors import CatalignError
 
 ROWS = [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [8, 9, 10, 0], [1, 3, 5], [2, 4]]
@@ -56,6 +59,14 @@ def test_validation_histories_end_with_the_event_labelled_val(catalogue):
     times = [row[mask].tolist() for row, mask in zip(made["history_time"], made["history_mask"])]
     assert times == [[0, 10, 20, 30, 40], [100, 110, 120, 130], [200, 210, 220], [300, 310]]
     assert made["history_time"].dtype == torch.int64
+
+
+def test_validation_histories_end_there_though_training_events_follow(catalogue):
+    """As where products are cold: the event before the last is val, the last trains."""
+    splits = Ragged.of([[0, 0, VAL, 0, 0, 0], [0, 0, 0, VAL, 0], [0] * 4, [0] * 3, [0] * 2], np.uint8)
+    catalogue.histories = replace(catalogue.histories, splits=splits)
+    made = loader(catalogue, held_out=True, shuffle=False).batch(0)
+    assert histories_of(made) == [[0, 1, 2], [3, 4, 5, 6]]
 
 
 def test_histories_are_cut_to_their_latest_and_one_to_predict(catalogue):

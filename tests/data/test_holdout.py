@@ -84,12 +84,21 @@ def test_another_seed_draws_other_items() -> None:
     assert len(drawn) == 5
 
 
-def test_every_split_of_the_config_is_known() -> None:
-    items = Ragged.of([[0, 1, 2, 3, 4]] * 4)
-    times = Ragged.of([[10, 20, 30, 40, 50]] * 4, np.int64)
-    for split in ("leave_one_out", "user_time", "global_time", "cold_items"):
-        config = InteractionsConfig(split=split, val=0.2, test=0.2, cold=0.4)
-        labels = holdout.label(items, times, config).values
-        assert {TRAIN, TEST} <= set(labels.tolist()) or split == "cold_items"
+def test_every_split_of_the_config_is_the_one_it_names() -> None:
+    items = Ragged.of([range(10), range(3, 8), range(7)])
+    times = Ragged.of([range(0, 100, 10), range(60, 110, 10), range(30, 100, 10)], np.int64)
+
+    def labels(split: str) -> list[list[int]]:
+        config = InteractionsConfig(split=split, val=0.1, test=0.4, cold=0.4, seed=3)
+        return lists(holdout.label(items, times, config))
+
+    expected = {
+        "leave_one_out": holdout.leave_one_out(items),
+        "user_time": holdout.user_time(items, val=0.1, test=0.4),
+        "global_time": holdout.global_time(times, val=0.1, test=0.4),
+        "cold_items": holdout.cold_items(items, share=0.4, seed=3),
+    }
+    assert {split: labels(split) for split in expected} == {split: lists(found) for split, found in expected.items()}
+    assert len({str(lists(found)) for found in expected.values()}) == 4
     with pytest.raises(ValueError, match="val \\+ test must leave"):
         InteractionsConfig(val=0.5, test=0.5)

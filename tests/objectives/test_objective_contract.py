@@ -8,6 +8,7 @@ from catalign import registry
 from catalign.errors import CatalignError
 from catalign.objectives.base import Objective
 from catalign.testing import CHECKS, Case, check_objective
+from catalign.testing.objectives import check_seeded
 
 BIDIRECTIONAL = {"behaviour": {"causal": False}}
 ENCODERS = dict.fromkeys(("masked_item", "attribute_prediction", "segment"), BIDIRECTIONAL)
@@ -73,6 +74,13 @@ class Unseeded(Broken):
         return {"loss": super().forward(encode, batch)["loss"] + 1 / Unseeded.calls}
 
 
+class Unasked(Broken):
+    __doc__ = Broken.__doc__
+
+    def prepare(self, batch, generator):
+        return {**batch, "noise": torch.rand(3)}
+
+
 class InPlace(Broken):
     __doc__ = Broken.__doc__
 
@@ -114,7 +122,10 @@ class Blind(Broken):
 
 @pytest.mark.parametrize(
     ("task", "check"),
-    zip([Undocumented, Infinite, Detached, Unseeded, InPlace, Stubborn, Forgetful, Rounding, Blind], CHECKS),
+    [
+        *zip([Undocumented, Infinite, Detached, Unseeded, InPlace, Stubborn, Forgetful, Rounding, Blind], CHECKS),
+        (Unasked, check_seeded),
+    ],
 )
 def test_every_check_can_fail(task, check):
     with pytest.raises(AssertionError):

@@ -53,7 +53,8 @@ def test_numbers_of_the_run_are_shown(page):
     assert "very few dimensions" in page  # a RankMe of 1.5 is a warning
 
 
-def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_path):
+def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/catalign", "run", "+plugins=[mine]", "name=a run"])
     run = Run.create(tiny_config(tmp_path / "run", "data.source.products=120"))
     text = report.write_report([run]).read_text(encoding="utf-8")
     parsed = Page(text)
@@ -61,7 +62,7 @@ def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_pat
     assert parsed.sections == SECTIONS
     assert parsed.missing == ["training", "monitors", "results", "retrieval", "failures", *OWN]
     for command in (
-        "catalign run experiment=quickstart",
+        "catalign run &#39;+plugins=[mine]&#39; &#39;name=a run&#39;",
         "catalign embed",
         "catalign index",
         "catalign bench retrieval",

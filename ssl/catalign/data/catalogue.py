@@ -214,6 +214,9 @@ class Catalogue:
                 raise unknown(f"value of {attribute}", value, known)
         return np.isin(column.astype(str), values)
 
+    def __contains__(self, id: object) -> bool:
+        return str(id) in self._row_of
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {identity: row for row, identity in enumerate(self.ids)}

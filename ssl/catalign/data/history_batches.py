@@ -47,7 +47,7 @@ class HistoryLoader(BatchLoader):
         catalogue: A prepared catalogue with histories.
         rows: Products that may be drawn as next ones; with ``behaviour`` alone they have no say.
         modalities: As above.
-        held_out: Predict the events labelled val from the training events before them, not these from each other.
+        held_out: Predict the events labelled val from what came before them, and nothing else.
         longest: Products kept of one history, the next one not counted.
         **options: As ``BatchLoader`` takes.
 
@@ -97,17 +97,22 @@ class HistoryLoader(BatchLoader):
         """The batch of a step, the same whenever and in whatever order it is asked for."""
         users = self._rows_of(step)
         if not self.content:
-            return {**self._read(users, None), "index": torch.from_numpy(users), "group": torch.from_numpy(users)}
+            last = self.ends.values[self.ends.offsets[users + 1] - 1]  # training events may follow one labelled val
+            own = {"index": torch.from_numpy(users), "group": torch.from_numpy(users)}
+            return {**self._read(users, last, whole=True), **own}
         draw = np.random.default_rng((self.seed, step, _TARGETS)).random(self.world * self.batch_size)
         draw = draw[self.rank * self.batch_size :][: self.batch_size]
         chosen = self.ends.offsets[users] + (draw * self.ends.lengths_of(users)).astype(np.int64)
         ends = self.ends.values[chosen]
-        return {**self._gather(self.items.values[self.items.offsets[users] + ends], step), **self._read(users, ends)}
+        return {
+            **self._gather(self.items.values[self.items.offsets[users] + ends], step),
+            **self._read(users, ends, whole=False),
+        }
 
-    def _read(self, users: np.ndarray, ends: np.ndarray | None) -> Batch:
-        """Histories of users, up to and without the event at ``ends``; whole ones, with the last event, if None."""
-        stops = self.items.offsets[users + 1] if ends is None else self.items.offsets[users] + ends
-        starts = np.maximum(self.items.offsets[users], stops - self.longest - (ends is None))
+    def _read(self, users: np.ndarray, ends: np.ndarray, *, whole: bool) -> Batch:
+        """Histories of users up to the event at ``ends``, with it (``whole``) or without."""
+        stops = self.items.offsets[users] + ends + whole
+        starts = np.maximum(self.items.offsets[users], stops - self.longest - whole)
         history, mask = self.items.slices(starts, stops).pad(np.arange(len(users)))
         batch = {
             "history": torch.from_numpy(history),

@@ -128,15 +128,16 @@ def _csv(path: Path, config: InteractionsConfig) -> Table:
 
 def _recbole(path: Path, config: InteractionsConfig) -> Table:
     """Atomic files have a type after every column's name, tabs between cells, and no quotes."""
-    header = _header(Csv(path=str(path), delimiter="\t"))
+    if not (header := _header(Csv(path=str(path), delimiter="\t"))):
+        return _NOTHING
     if untyped := [name for name in header if ":" not in name]:
         raise CatalignError(
             f"{path}: column {untyped[0]!r} has no type, so this is no RecBole file",
             "its header is like user_id:token<TAB>item_id:token<TAB>timestamp:float; or data.interactions.format=csv",
         )
     typed = {name.partition(":")[0]: name for name in header}
-    used = {role: typed[column] for role, column in _used(typed, config, path).items()} if header else {}
-    return _cells(path, used, "\t", quote=False) if header else _NOTHING
+    used = {role: typed[column] for role, column in _used(typed, config, path).items()}
+    return _cells(path, used, "\t", quote=False)
 
 
 _NOTHING: Table = (pa.table({}), [])

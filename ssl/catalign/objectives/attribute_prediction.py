@@ -44,7 +44,6 @@ class AttributePrediction(Objective):
     stream = "masked_history"
     corrupts = True
     values: Tensor
-    rows: Tensor
 
     def __init__(
         self,

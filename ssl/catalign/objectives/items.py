@@ -109,17 +109,17 @@ class FullSoftmax(torch.autograd.Function):
             counts: (P,) bool, the states whose losses are summed.
 
         Returns:
-            The sum, and (P,) how many rows score higher than each target.
+            The sum, and (P,) how many other rows score as high as each target or higher.
         """
         learns = any(ctx.needs_input_grad)
         gradients = torch.zeros_like(states), torch.zeros_like(table)
         total, better = states.new_zeros(()), torch.empty_like(targets)
         step = max(1, FullSoftmax.ELEMENTS // len(table))
-        for rows in torch.arange(len(states), device=states.device).split(step):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for start in range(0, len(states), step):
+            part = slice(start, start + step)
             logits = states[part] @ table.T
             own, weight = logits.gather(1, targets[part, None]), counts[part, None].to(states.dtype)
-            better[part] = (logits > own).sum(1)
+            better[part] = (logits >= own).sum(1) - 1
             norm = logits.logsumexp(1, keepdim=True)
             total += ((norm - own) * weight).sum()
             if learns:

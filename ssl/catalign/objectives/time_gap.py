@@ -74,8 +74,9 @@ def log_gaps(catalogue: Catalogue) -> tuple[float, float]:
         raise CatalignError(
             "time_gap: the histories have no times", "name the log's column of times: data.interactions.columns.time"
         )
-    inner = np.flatnonzero((histories.splits.values[1:] == TRAIN) & (np.diff(histories.owners) == 0))
-    gaps = np.log1p(np.diff(histories.times.values)[inner].clip(min=0))
+    kept = histories.splits.values == TRAIN
+    times, owners = histories.times.values[kept], histories.owners[kept]
+    gaps = np.log1p(np.diff(times)[np.diff(owners) == 0].clip(min=0))
     if not len(gaps):
         raise CatalignError("time_gap: no user has two training events", "give longer histories")
     return float(gaps.mean()), float(max(gaps.std(), 1e-6))

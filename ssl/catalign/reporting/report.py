@@ -85,7 +85,7 @@ def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
 def _plan(compared: Sequence[Variant], several: bool) -> list[Plan]:
     """Sections in reading order."""
     run = compared[0].first
-    again = f"catalign run experiment={run.config.name}"
+    again = run.command()
     embed = f"catalign embed {run.path} && catalign index {run.path}"
     curves = partial(learning.race, compared) if several else partial(learning.training, run)
     searched = cache(partial(answers.retrieval, compared))

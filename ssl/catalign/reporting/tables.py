@@ -37,6 +37,8 @@ FITTED = {
     "popularity_leaking": "all events, test too",
     "item_knn": "train events",
     "bpr_mf": "train events",
+    "majority": "train labels",
+    "unigram": "train texts",
 }
 """What baselines are fitted on, of those that are fitted on anything."""
 _MARKED = re.compile(r"(<!-- table:(?P<name>[\w/.-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -201,12 +203,13 @@ def ablation_table(results: Sequence[Result], labels: Mapping[str, str], columns
         minutes = own[0].wall_clock_s / 60 / len(own[0].seeds)
         cells.append([label, *map(_number, entries), str(len(own[0].seeds)), f"{minutes:.0f}"])
     header = ["", *columns, "seeds", "minutes"]
-    best = {(row, 1 + place) for place, key in enumerate(columns) for row in _best([c[1 + place] for c in cells], key)}
+    metrics = [key for _, key in columns.values()]
+    best = {(row, place) for place, key in enumerate(metrics, 1) for row in _best([c[place] for c in cells], key)}
     return Table(header, cells, best=best)
 
 
 def _entry(values: Sequence[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(set(values)) > 1 else 0.0
 
 
 def _number(entry: tuple[float, float] | None, digits: int = 3) -> str:

@@ -174,10 +174,9 @@ class Retriever:
 
     def hit(self, id: str, score: float = math.nan) -> Hit:
         """A product as results show it."""
-        try:
-            row = self.catalogue.row(id)
-        except CatalignError:  # added to the index after the catalogue was prepared
+        if id not in self.catalogue:  # added to the index after the catalogue was prepared
             return Hit(id, score)
+        row = self.catalogue.row(id)
         attributes = {name: str(values[row]) for name, values in self.catalogue.attributes.items() if values[row]}
         photo = self.catalogue.thumbnail(row) if self.catalogue.has_image[row] else None
         return Hit(id, score, self.catalogue.text()[row], attributes, row, photo)

@@ -117,9 +117,16 @@ def check_gradients(case: Case) -> None:
 
 
 def check_seeded(case: Case) -> None:
-    """The same seed gives the same loss."""
+    """The same seed gives the same loss, and ``prepare`` draws from the generator that it is given, not another."""
     first, again = (step(*case.build(), toy_batch(), seed=3)["loss"].detach() for _ in range(2))
-    assert torch.equal(first, again), "draw from the generator that prepare is given, and from no other"
+    assert torch.equal(first, again), "the loss differs from call to call: draw from the generator of prepare"
+    prepared = []
+    for seed in range(2):
+        objective, _ = case.build()
+        torch.manual_seed(seed)
+        prepared.append(objective.prepare(toy_batch(), torch.Generator().manual_seed(3)))
+    others = [key for key, value in prepared[0].items() if not torch.equal(value, prepared[1][key])]
+    assert not others, f"{others} came from the global generator: draw from the one that prepare is given"
 
 
 def check_prepare(case: Case) -> None:

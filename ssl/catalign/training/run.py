@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Run:
         write_json(run.path / "config.json", config.model_dump(mode="json"))
         record = run.record()
         record.setdefault("started", time.strftime("%Y-%m-%d %H:%M:%S%z"))
-        record["command"] = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        record["command"] = _typed(sys.argv)
         record |= {"git": git_revision(), "hardware": describe_hardware(), "versions": describe_versions()}
         write_json(run.path / "run.json", record)
         return run
@@ -59,6 +60,10 @@ class Run:
         """What ``run.json`` holds: command, start, git revision, seconds per step."""
         path = self.path / "run.json"
         return read_json(path) if path.is_file() else {}
+
+    def command(self) -> str:
+        """The command line that made the run."""
+        return str(self.record().get("command") or f"catalign run experiment={self.config.name}")
 
     def note(self, **entries: Any) -> None:
         """Merge entries into ``run.json``; mappings are merged one level deep."""
@@ -102,7 +107,7 @@ class Run:
         if not finished:
             raise CatalignError(
                 f"{self.path} has no finished stage, so no checkpoint to load",
-                f"train it: catalign run experiment={self.config.name}",
+                f"train it: {self.command()}",
             )
         return finished
 
@@ -150,6 +155,12 @@ class Run:
         title = f"<p><b>{escape(str(self.path))}</b>: {escape(self.config.name)}, seed {self.config.seed}</p>"
         stages = _html(("stage", "objectives", ""), self._table())
         return title + stages + "".join(_folded(read_json(path)) for path in self.results)
+
+
+def _typed(arguments: list[str]) -> str:
+    """A command line as a shell takes it; ``python -m catalign.cli`` is ``catalign``."""
+    program = Path(arguments[0])
+    return shlex.join(["catalign" if program.stem in ("catalign", "cli") else program.name, *arguments[1:]])
 
 
 def _folded(result: dict[str, Any]) -> str:

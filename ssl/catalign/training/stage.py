@@ -28,6 +28,7 @@ from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, uns
 from catalign.config import Config, TrainerConfig
 from catalign.data.catalogue import Catalogue
 from catalign.data.history_batches import BEHAVIOUR
+from catalign.data.store import EmbeddingStore
 from catalign.encoders.base import Encoder
 from catalign.encoders.sequence import SequenceEncoder
 from catalign.errors import CatalignError
@@ -49,13 +50,16 @@ def stage_inputs(run: Run, name: str) -> str:
     """Digest of everything a stage's weights depend on: settings, code, data, seed and the stages it starts from."""
     config, catalogue = run.config, run.catalogue()
     stage = config.stages[name]
+    encoders = {key: config.encoder_of(name, key) for key in modalities_of(config, name)}
+    stores = [path for encoder in encoders.values() if (path := encoder.options.get("content"))]
     code = {text for c in stage.objectives.values() for text in _sources(registry.get("objective", c.name))}
     return digest(
         {
             "stage": stage.model_dump(),
             "objectives": sorted(code),
             "trainer": config.trainer_of(name).model_dump(exclude=WITHOUT_EFFECT),
-            "encoder": {key: config.encoder_of(name, key).model_dump() for key in modalities_of(config, name)},
+            "encoder": {key: encoder.model_dump() for key, encoder in encoders.items()},
+            "content": [EmbeddingStore.open(path, verify=False).digest for path in stores],
             "data": [catalogue.fingerprint, catalogue.fields],
             "seed": config.seed,
             "parents": [stage_inputs(run, parent) for parent in parents_of(config, name)],
@@ -275,13 +279,14 @@ def _describe_items(run: Run, name: str, model: Model, parents: list[Model]) -> 
     catalogue = run.catalogue()
     source, content = _source_of_content(name, encoder, parents)
     has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
-    vectors = np.stack([_embedded(source, catalogue, modality) for modality in content])
+    device = _device(run.config.trainer_of(name))
+    vectors = np.stack([_embedded(source, catalogue, modality, device) for modality in content])
     encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
 
 
 @torch.inference_mode()
-def _embedded(model: Model, catalogue: Catalogue, modality: str) -> np.ndarray:
-    pooled = pooled_features(cast(Encoder, model.encoders[modality]), catalogue, modality)
+def _embedded(model: Model, catalogue: Catalogue, modality: str, device: str) -> np.ndarray:
+    pooled = pooled_features(cast(Encoder, model.encoders[modality]).to(device), catalogue, modality)
     return torch.cat([unit(model.embed(modality, part)) for part in pooled]).numpy()
 
 
@@ -303,12 +308,17 @@ def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[st
                 f"choose one: stages.{name}.text={{{next(iter(fields))}: 1}}",
             )
         field = next((f for f, weight in fields.items() if weight > 0), None)
-        gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        encoder = cast(Encoder, model.encoders[modality]).to("cuda" if gpu else "cpu")
+        encoder = cast(Encoder, model.encoders[modality]).to(_device(settings))
         parts = pooled_features(encoder, run.catalogue(), modality, settings.batch_size, field=field)
         features[modality] = torch.cat(list(parts))
         encoder.cpu()
     return features
+
+
+def _device(settings: TrainerConfig) -> str:
+    """Where this rank encodes a catalogue before the trainer gives it a device."""
+    gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
 
 
 def _trainer(
