@@ -46,7 +46,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """A config as plain values without this machine's folders."""
+    """A config as plain values without this machine's folders: of an absolute path the name is left."""
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"output": True, "data": {"cache", "workers"}})
     root = config.data.root
 
@@ -55,7 +55,10 @@ def portable(config: Config) -> dict[str, Any]:
             return {key: clean(item) for key, item in value.items()}
         if isinstance(value, list):
             return [clean(item) for item in value]
-        return value.replace(root, "${data.root}") if root and isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        value = value.replace(root, "${data.root}") if root else value
+        return Path(value).name if Path(value).is_absolute() else value
 
     values = clean(values)
     values["data"]["root"] = None

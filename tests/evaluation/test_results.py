@@ -149,9 +149,11 @@ def test_data_name_ignores_preparation_but_not_the_data(catalogue):
 
 
 def test_config_in_a_result_has_no_folder_of_this_machine():
-    config = compose(["experiment=fashion", "data.root=/somewhere/private", "output=/somewhere/else"])
+    folders = ["data.root=/somewhere/private", "output=/somewhere/else", "reuse=[/somewhere/runs/a]"]
+    config = compose(["experiment=fashion", *folders])
     values = portable(config)
     assert "/somewhere" not in json.dumps(values)
+    assert values["reuse"] == ["a"]
     assert values["name"] == "fashion"
     assert values["data"]["root"] is None
 

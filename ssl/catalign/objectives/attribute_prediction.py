@@ -77,10 +77,10 @@ class AttributePrediction(Objective):
         else:
             products = batch["items"][batch["history_mask"] | batch["last"]].unique()
             states = encoder.vectors(products)
-        own = self.values[products]
+        projected, own = self.head(states), self.values[products]
         valid = own >= 0
         with full_precision(states.device):
-            logits = unit(self.head(states)) @ unit(self.table.weight).T / self.temperature
+            logits = unit(projected) @ unit(self.table.weight).T / self.temperature
             log_p = logits.log_softmax(1).gather(1, own.clamp(min=0))
             per_product = -(log_p * valid).sum(1) / valid.sum(1).clamp(min=1)
             best = (logits.detach().argmax(1, keepdim=True) == own).any(1)
