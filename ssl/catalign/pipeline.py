@@ -24,10 +24,11 @@ from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
 from catalign.retrieval import parts
 from catalign.retrieval.index import Index
+from catalign.training.content import check_content
 from catalign.training.loaders import fields_of
-from catalign.training.model import Model, check_stage, modalities_of
+from catalign.training.model import Model, check_stage, modalities_of, parents_of
 from catalign.training.run import Run
-from catalign.training.stage import check_content, parents_of, run_stage
+from catalign.training.stage import run_stage
 
 console = Console(stderr=True, highlight=False)
 
@@ -105,7 +106,7 @@ def check_against_catalogue(run: Run) -> None:
             for field in fields_of(run, name, key) or {}:
                 if field not in catalogue.fields:
                     raise unknown(f"text column in stages.{name}.{key}", field, catalogue.fields)
-        check_content(run, name)
+        check_content(config, name, catalogue)
     for name, component in config.evaluation.items():
         for attribute in component.options.get("attributes") or []:
             if attribute not in catalogue.attributes:

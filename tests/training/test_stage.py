@@ -280,6 +280,12 @@ def test_items_are_described_by_the_stage_that_behaviour_starts_from(tiny_run):
     assert encoder.described.all()
 
 
+def test_the_untrained_model_reads_content_of_untrained_encoders(tiny_run):
+    untrained, trained = tiny_run.untrained().encoders["behaviour"], tiny_run.model().encoders["behaviour"]
+    assert untrained.described.all(), "a model that knows no product would be no baseline"
+    assert not torch.allclose(untrained.features, trained.features, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -96,6 +96,15 @@ def modalities_of(config: Config, stage: str) -> list[str]:
     return sorted(modalities)
 
 
+def parents_of(config: Config, name: str) -> list[str]:
+    """The earlier stages that this one starts from: by default those that trained one of its encoders."""
+    if (chosen := config.stages[name].init) is not None:
+        return chosen
+    own = set(modalities_of(config, name))
+    earlier = list(config.stages)[: list(config.stages).index(name)]
+    return [stage for stage in earlier if own & set(modalities_of(config, stage))]
+
+
 def check_stage(config: Config, stage: str) -> list[str]:
     """Check a stage without building it; its modalities.
 

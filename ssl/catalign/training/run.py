@@ -15,7 +15,8 @@ from catalign.config import Config, check
 from catalign.data.catalogue import Catalogue
 from catalign.errors import CatalignError, unknown
 from catalign.provenance import describe_hardware, describe_versions, git_revision
-from catalign.training.model import WEIGHTS, Model, build_model
+from catalign.training.content import describe_items
+from catalign.training.model import WEIGHTS, Model, build_model, parents_of
 
 
 class Run:
@@ -129,7 +130,10 @@ class Run:
     def untrained(self) -> Model:
         """The last finished stage's model as it was before any training: the baseline beside every number."""
         stage = list(self.stages)[-1] if self.stages else list(self.config.stages)[-1]
-        return build_model(self.config, stage, self.catalogue()).eval()
+        named = (stage, *parents_of(self.config, stage))
+        model, *parents = (build_model(self.config, name, self.catalogue()).eval() for name in named)
+        describe_items(stage, model, parents, self.catalogue())
+        return model
 
     @property
     def results(self) -> list[Path]:

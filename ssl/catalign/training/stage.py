@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from joblib import cpu_count
@@ -25,18 +24,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from catalign import plugins, registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, unseal, write_json
-from catalign.config import Config, TrainerConfig
-from catalign.data.catalogue import Catalogue
-from catalign.data.history_batches import BEHAVIOUR
+from catalign.config import TrainerConfig
 from catalign.data.store import EmbeddingStore
 from catalign.encoders.base import Encoder
-from catalign.encoders.sequence import SequenceEncoder
 from catalign.errors import CatalignError
-from catalign.objectives.base import Objective, unit
+from catalign.objectives.base import Objective
 from catalign.training.callbacks import HistoryWriter, StepCheckpoint, StopAtStep
+from catalign.training.content import describe_items
 from catalign.training.features import pooled_features
 from catalign.training.loaders import fields_of, loaders_of
-from catalign.training.model import WEIGHTS, Model, build_model, modalities_of
+from catalign.training.model import WEIGHTS, Model, build_model, modalities_of, parents_of
 from catalign.training.module import StageModule
 from catalign.training.run import Run
 
@@ -92,15 +89,6 @@ def _main_source(objective: type[Objective]) -> str:
 def _text(module: ModuleType) -> str:
     """A module's code; an empty file, which ``inspect`` refuses, is one too."""
     return "".join(linecache.getlines(module.__file__ or ""))
-
-
-def parents_of(config: Config, name: str) -> list[str]:
-    """The earlier stages that this one starts from: by default those that trained one of its encoders."""
-    if (chosen := config.stages[name].init) is not None:
-        return chosen
-    own = set(modalities_of(config, name))
-    earlier = list(config.stages)[: list(config.stages).index(name)]
-    return [stage for stage in earlier if own & set(modalities_of(config, stage))]
 
 
 def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Callback] | None = None) -> Path:
@@ -164,7 +152,7 @@ def _reuse(run: Run, name: str, folder: Path, inputs: str) -> None:
 def _fit(run: Run, name: str, folder: Path, progress: bool, callbacks: list[Callback]) -> StageModule:
     catalogue, settings = run.catalogue(), run.config.trainer_of(name)
     model = build_model(run.config, name, catalogue)
-    _describe_items(run, name, model, _start_from_parents(run, name, model))
+    describe_items(name, model, _start_from_parents(run, name, model), catalogue, _device(settings))
     features = _lock(run, name, model, settings)
     loaders = loaders_of(run, name, model, settings, features)
     module = StageModule(model, settings, loaders, run.config.seed)
@@ -236,58 +224,6 @@ def _start_from_parents(run: Run, name: str, model: Model) -> list[Model]:
                         problem = f"stages.{name} cannot start from stages.{parent}: their {kind}.{key} differ in shape"
                         raise CatalignError(problem, str(error).splitlines()[-1].strip()) from None
     return parents
-
-
-def check_content(run: Run, name: str) -> None:
-    """Check before any training that a behaviour encoder will get content, and of its width.
-
-    Raises:
-        CatalignError: It will not.
-    """
-    if BEHAVIOUR in modalities_of(run.config, name):
-        models = (build_model(run.config, stage, run.catalogue()) for stage in (name, *parents_of(run.config, name)))
-        model, *parents = models
-        if (encoder := _in_want_of_content(model)) is not None:
-            source, (modality, *_) = _source_of_content(name, encoder, parents)
-            pooled = torch.zeros(1, cast(Encoder, source.encoders[modality]).width)
-            encoder.check_content(source.embed(modality, pooled).shape[1])
-
-
-def _in_want_of_content(model: Model) -> SequenceEncoder | None:
-    encoder = dict(model.encoders).get(BEHAVIOUR)
-    return encoder if isinstance(encoder, SequenceEncoder) and encoder.wants_content else None
-
-
-def _source_of_content(name: str, encoder: SequenceEncoder, parents: list[Model]) -> tuple[Model, list[str]]:
-    """The latest parent that embeds texts or photos, and which of them."""
-    for parent in reversed(parents):
-        if content := [modality for modality in parent.encoders if modality != BEHAVIOUR]:
-            return parent, content
-    raise CatalignError(
-        f"stages.{name}: encoder.behaviour.items={encoder.items} needs content, but no stage before it has any",
-        f"let stages.{name}.init name a stage of text or image, or set encoder.behaviour.content=RUN/embeddings",
-    )
-
-
-def _describe_items(run: Run, name: str, model: Model, parents: list[Model]) -> None:
-    """Tell a behaviour encoder what the latest parent that embeds texts or photos says of the products.
-
-    Their content is the mean of the aligned vectors that a product has, each of length 1.
-    """
-    if (encoder := _in_want_of_content(model)) is None:
-        return
-    catalogue = run.catalogue()
-    source, content = _source_of_content(name, encoder, parents)
-    has = np.stack([getattr(catalogue, f"has_{modality}") for modality in content])
-    device = _device(run.config.trainer_of(name))
-    vectors = np.stack([_embedded(source, catalogue, modality, device) for modality in content])
-    encoder.describe(np.einsum("mn,mnc->nc", has / has.sum(0).clip(min=1), vectors), np.any(has, axis=0))
-
-
-@torch.inference_mode()
-def _embedded(model: Model, catalogue: Catalogue, modality: str, device: str) -> np.ndarray:
-    pooled = pooled_features(cast(Encoder, model.encoders[modality]).to(device), catalogue, modality)
-    return torch.cat([unit(model.embed(modality, part)) for part in pooled]).numpy()
 
 
 def _lock(run: Run, name: str, model: Model, settings: TrainerConfig) -> dict[str, torch.Tensor]:
