@@ -62,7 +62,7 @@ def compare(first: np.ndarray, second: np.ndarray, statistic: Statistic = np.mea
 
     low, high = interval(first, second, statistic=difference)
     swapped = permutation_test((first, second), difference, permutation_type="samples", **_draws(first))
-    return {"": float(difference(first, second, -1)), "/low": low, "/high": high, "/p": float(swapped.pvalue)}
+    return {"": float(difference(first, second, -1)), "/low": low, "/high": high, "/p": float(swapped.pvalue.real)}
 
 
 def interval(*cases: np.ndarray, statistic: Statistic = np.mean) -> tuple[float, float]:
