@@ -257,6 +257,6 @@ def new(options: argparse.Namespace) -> None:
 
 def tables(options: argparse.Namespace) -> int:
     """Write the result tables of README and benchmarks from their JSON files."""
-    from catalign.reporting.tables import write_tables
+    from catalign.reporting.readmes import write_tables
 
     return write_tables(check=options.check)
