@@ -15,6 +15,7 @@ from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Metrics, Result, Skipped, data_of, protocol
 from catalign.evaluation.baselines import centred
 from catalign.evaluation.classification import pixels, titles, unit
+from catalign.evaluation.inputs import training
 from catalign.evaluation.significance import RECORD, significance
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, Features, nearest
@@ -79,7 +80,7 @@ def duplicates(context: Context, *, embeddings: list[str] | None = None, neighbo
         threshold=f"best F1 on val, {TRIED} tried",
         significance=RECORD,
     )
-    details = {"products": int(test.asked.sum()), "gallery": len(test.rows)}
+    details = {"training": training(context), "products": int(test.asked.sum()), "gallery": len(test.rows)}
     details |= {f"true_pairs_{truth}": int(test.true(truth)[test.asked].sum()) for truth in truths}
     results = []
     for name in names:
