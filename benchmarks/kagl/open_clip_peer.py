@@ -36,6 +36,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from catalign.artifacts import atomic, digest, read_json, write_json
+from catalign.bench import show
 from catalign.config import TrainerConfig
 from catalign.data.catalogue import Catalogue
 from catalign.data.store import EmbeddingStore
@@ -46,7 +47,7 @@ from catalign.evaluation.base import Context, Result, evaluate, merge, save_resu
 from catalign.evaluation.kagl import QRELS
 from catalign.objectives.contrastive import Contrastive
 from catalign.objectives.views import Views
-from catalign.pipeline import quiet_libraries, show
+from catalign.pipeline import quiet_libraries
 from catalign.provenance import describe_hardware, portable
 from catalign.training.model import Model, build_model
 from catalign.training.run import Run

@@ -122,9 +122,11 @@ def _measure(add: Add) -> None:
     report.add_argument("-o", "--output", type=Path, help=where)
 
     bench = add(commands.bench)
-    bench.add_argument("protocol", help="its name; see: catalign list protocols")
-    bench.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; several are its seeds")
-    bench.add_argument("-o", "--output", type=Path, help="folder for the merged result JSON, one file per row")
+    bench.add_argument("protocol", help="its name (see: catalign list protocols), or all: those whose data are there")
+    words = "run folders, several are its seeds; and options, such as evaluation.images.folder=PATH"
+    bench.add_argument("runs", nargs="+", metavar="RUN", help=words)
+    where = "folder for the merged result JSON, one file per row; of all, in folders of the protocols' names"
+    bench.add_argument("-o", "--output", type=Path, help=where)
 
     export = add(commands.export, run=True)
     export.add_argument("-o", "--output", type=Path, required=True, help="folder to write; one in it per library")

@@ -202,25 +202,18 @@ def _filters(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Run a benchmark protocol on trained runs."""
+    """Run a benchmark protocol, or all of them, on trained runs."""
     from catalign import plugins
-    from catalign.evaluation.base import Result, merge, save_results
-    from catalign.pipeline import evaluate, show
+    from catalign.bench import bench
 
     plugins.use(options.plugin)
     if options.output and options.output.exists() and not options.output.is_dir():
         raise CatalignError(f"--output {options.output} is a file", "name a folder: one JSON per row is written there")
-    rows: dict[str, list[Result]] = {}
-    for path in options.runs:
-        for written in evaluate(_open(path), [options.protocol]):
-            rows.setdefault(written.stem, []).append(Result.load(written))
-    if not rows:
-        raise CatalignError(f"protocol {options.protocol!r} wrote no result", "see the reason above")
-    merged = [merge(results) for results in rows.values()]
-    if options.output:
-        save_results(merged, options.output)
-    for result in merged:
-        show(result)
+    overrides = [word for word in options.runs if word.startswith("evaluation.")]
+    runs = [_open(Path(word)) for word in options.runs if word not in overrides]
+    if not runs:
+        raise CatalignError("no run is named", f"catalign bench {options.protocol} RUN {' '.join(overrides)}")
+    bench(runs, options.protocol, overrides, options.output)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -264,6 +257,6 @@ def new(options: argparse.Namespace) -> None:
 
 def tables(options: argparse.Namespace) -> int:
     """Write the result tables of README and benchmarks from their JSON files."""
-    from catalign.reporting.tables import write_tables
+    from catalign.reporting.readmes import write_tables
 
     return write_tables(check=options.check)

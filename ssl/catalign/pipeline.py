@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from catalign import registry
 from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
@@ -19,7 +19,7 @@ from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
 from catalign.errors import CatalignError, unknown
-from catalign.evaluation.base import Context, Result, Skipped, save_results
+from catalign.evaluation.base import Context, Skipped, save_results
 from catalign.evaluation.base import evaluate as evaluate_protocol
 from catalign.reporting.report import write_report
 from catalign.retrieval import parts
@@ -103,9 +103,9 @@ def check_against_catalogue(run: Run) -> None:
         raise CatalignError(f"stages.{without[0]} reads {missing}, but no training product has any", remedy)
     for name in config.stages:
         for key in ("text", "second_text"):
-            for field in fields_of(run, name, key) or {}:
-                if field not in catalogue.fields:
-                    raise unknown(f"text column in stages.{name}.{key}", field, catalogue.fields)
+            for column in fields_of(run, name, key) or {}:
+                if column not in catalogue.fields:
+                    raise unknown(f"text column in stages.{name}.{key}", column, catalogue.fields)
         check_content(config, name, catalogue)
     for name, component in config.evaluation.items():
         for attribute in component.options.get("attributes") or []:
@@ -207,47 +207,53 @@ def context_of(run: Run) -> Context:
 def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
     """Run protocols, by default those of the config; each result is a JSON in ``results/``.
 
-    A protocol whose data are absent is skipped with a sentence that says what it needs.
+    One that is skipped, because its data are absent, or that fails stops no other.
 
     Raises:
-        CatalignError: A protocol that does not exist.
+        CatalignError: A protocol that does not exist, or one that failed.
     """
-    written: list[Path] = []
-    failed: list[CatalignError] = []
-    context = context_of(run)
-    for name in run.config.evaluation if protocols is None else protocols:
-        known = {*run.config.evaluation, *registry.names("protocol")}
-        if name not in known:
-            raise unknown("protocol", name, known)
-        component = run.config.evaluation.get(name) or Component(name=name)
-        began = time.perf_counter()
-        try:
-            results = evaluate_protocol(context, component.name, **component.options)
-        except Skipped as reason:
-            console.print(f"[yellow]skipped[/] {name}: {reason}")
-            continue
-        except CatalignError as error:  # the other protocols and the report are worth having all the same
-            console.print(f"[red]failed[/] {name}: {error}")
-            failed.append(error)
-            continue
-        written += save_results(results, run.path / "results" / name)
-        console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
-    if failed:
-        report([run])
-        raise failed[0]
+    context, outcomes = context_of(run), Outcomes()
+    names = list(run.config.evaluation) if protocols is None else protocols
+    written = [path for name in names for path in measure(context, name, outcomes)]
+    if outcomes.failed:
+        report([run])  # the other protocols and the report are worth having all the same
+        raise next(iter(outcomes.failed.values()))
     return written
 
 
-def show(result: Result) -> None:
-    """Print a result in the terminal: metrics down, ours and the baselines across."""
-    table = Table(title=f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
-    table.add_column("metric", overflow="fold")  # the metric is the end of the key: never cut it
-    for name in ("ours", *result.baselines):
-        table.add_column(name, justify="right")
-    for key, values in result.metrics.items():
-        others = [metrics.get(key, []) for metrics in result.baselines.values()]
-        table.add_row(key, *(f"{sum(v) / len(v):.4f}" if v else "" for v in [values, *others]))
-    Console().print(table)
+@dataclass
+class Outcomes:
+    """What became of protocols that have no result, by name."""
+
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    failed: dict[str, CatalignError] = field(default_factory=dict)
+
+
+def measure(context: Context, name: str, outcomes: Outcomes) -> list[Path]:
+    """Run a protocol with the options that the run's config has for it, if any; its result files, if it made some.
+
+    Raises:
+        CatalignError: There is no such protocol.
+    """
+    assert context.run is not None
+    chosen = context.run.config.evaluation
+    known = {*chosen, *registry.names("protocol")}
+    if name not in known:
+        raise unknown("protocol", name, known)
+    component = chosen.get(name) or Component(name=name)
+    began = time.perf_counter()
+    try:
+        results = evaluate_protocol(context, component.name, **component.options)
+    except Skipped as reason:
+        console.print(f"[yellow]skipped[/] {name}: {reason}")
+        outcomes.skipped[name] = reason
+        return []
+    except CatalignError as error:
+        console.print(f"[red]failed[/] {name}: {error}")
+        outcomes.failed[name] = error
+        return []
+    console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
+    return save_results(results, context.run.path / "results" / name)
 
 
 def report(runs: Sequence[Run], path: Path | None = None) -> Path:

@@ -52,6 +52,8 @@ def test_queries_agree_with_the_store(catalogue: Catalogue, embedder: Embedder, 
     np.testing.assert_allclose(texts, store["text"][rows], atol=1e-6)
     pictures = embedder.images([catalogue.images[row] for row in rows], batch_size=5)
     np.testing.assert_allclose(pictures, store["image"][rows], atol=1e-6)
+    features = embedder.image_features([catalogue.images[row] for row in rows], batch_size=5)
+    np.testing.assert_allclose(features, store["image_features"][rows], atol=1e-6)
 
 
 def test_every_form_of_photo(embedder: Embedder, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from catalign.config import config_folder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result, merge, protocol
+from catalign.reporting.readmes import update_file, write_tables
 from catalign.reporting.tables import (
     ablation_table,
     comparison_table,
@@ -15,8 +16,6 @@ from catalign.reporting.tables import (
     published_rows,
     ranking_table,
     tables_of,
-    update_file,
-    write_tables,
 )
 
 COLUMNS = {"R@10": "t2i/recall@10", "median rank": "t2i/median_rank", "unused": "other/recall@10"}

@@ -39,11 +39,11 @@ def find_groups(titles: Iterable[str], images: np.ndarray, has_image: np.ndarray
     Returns:
         (N,) int64 group numbers, counted by first appearance. Time and memory grow with N, not with its square.
     """
-    digests, thumbnails = _describe(images, has_image)
     keys = np.array([_hash(normalise_title(title)) for title in titles], dtype=np.uint64)
+    digests = np.array([_hash(image.tobytes()) for image in images], dtype=np.uint64)
     edges = [_same(keys, keys != _hash("")), _same(digests, has_image, limit=MAX_TWINS)]
     if near:
-        edges.append(near_identical(images, thumbnails, has_image))
+        edges.append(near_identical(images, _thumbnails(images), has_image))
     return components(len(keys), np.concatenate(edges))
 
 
@@ -66,19 +66,17 @@ def _hash(value: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _describe(images: np.ndarray, has_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) uint64 pixel hashes and (N, 8, 8, 3) uint8 area-averaged thumbnails."""
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """(N, 8, 8, 3) uint8 area averages."""
     count, height, width = len(images), *images.shape[1:3]
-    digests = np.zeros(count, dtype=np.uint64)
     thumbnails = np.zeros((count, 8, 8, 3), dtype=np.uint8)
     down, across = _averages(height), _averages(width)
     for start in range(0, count, _CHUNK):
         some = np.asarray(images[start : start + _CHUNK])
-        digests[start : start + len(some)] = [_hash(image.tobytes()) for image in some]
         rows = down @ some.reshape(len(some), height, width * 3).astype(np.float32)
         means = np.einsum("kw,nhwc->nhkc", across, rows.reshape(-1, 8, width, 3))
         thumbnails[start : start + len(some)] = means.round()
-    return digests, thumbnails
+    return thumbnails
 
 
 def _averages(size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -105,12 +105,19 @@ class Embedder:
         Raises:
             CatalignError: The model has no image encoder, or a photo is missing, empty or not an image.
         """
+        return self._embed("image", self._photos(photos, batch_size))
+
+    def image_features(self, photos: Sequence[Any], batch_size: int = 512) -> np.ndarray:
+        """The image encoder's own features of photos, before any head: (n, D) float32; see :meth:`images`."""
+        return torch.cat(list(self._pooled("image", self._photos(photos, batch_size)))).cpu().numpy()
+
+    def _photos(self, photos: Sequence[Any], batch_size: int) -> list[dict[str, Tensor]]:
         self._needs("image")
         batches = []
         for start in range(0, len(photos), batch_size):
             pixels = np.stack([self._pixels(photo) for photo in photos[start : start + batch_size]])
             batches.append({"image": torch.from_numpy(pixels).permute(0, 3, 1, 2)})
-        return self._embed("image", batches)
+        return batches
 
     def _pixels(self, photo: Any) -> np.ndarray:
         if isinstance(photo, str | Path) and Path(photo).is_dir():
@@ -153,15 +160,17 @@ class Embedder:
             known = ", ".join(self.model.encoders)
             raise CatalignError(f"this model has no {modality} encoder, only {known}", "query it with what it knows")
 
-    @torch.inference_mode()
     def _embed(self, modality: str, batches: list[dict[str, Tensor]]) -> np.ndarray:
-        parts = []
+        return np.concatenate([self._project(modality, pooled) for pooled in self._pooled(modality, batches)])
+
+    @torch.inference_mode()
+    def _pooled(self, modality: str, batches: list[dict[str, Tensor]]) -> Iterator[Tensor]:
+        """The encoder's pooled output (B, D) of every batch, in fp32."""
         for batch in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 placed = {key: value.to(self.device) for key, value in batch.items()}
                 pooled = self.model.encoders[modality](placed).pooled
-            parts.append(self._project(modality, pooled.float()))
-        return np.concatenate(parts)
+            yield pooled.float()
 
     @torch.inference_mode()
     def _project(self, modality: str, pooled: Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, data_of, protocol
 from catalign.evaluation.baselines import raw_pixels, tfidf
 from catalign.evaluation.classification import unit
-from catalign.evaluation.significance import RECORD, tested
+from catalign.evaluation.significance import RECORD, compared
 from catalign.evaluation.swaps import Listings, Spoilt, Swaps
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, nearest, votes
@@ -132,7 +132,7 @@ def anomaly(
     details["spoilt"] = {kind: len(some[0].positions) for kind, some in trials.items()}
     if surprise is None:
         details["left_out"] = {"likelihood": "no finished stage of this run has the objective mlm"}
-    return [Result("anomaly", context.name, record, metrics, baselines, details, significance=tested(cases, beside))]
+    return [Result("anomaly", context.name, record, metrics, baselines, details, significance=compared(cases, beside))]
 
 
 def _check(context: Context, category: str | None, parent: str | None) -> str:

@@ -14,7 +14,7 @@ from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, dat
 from catalign.evaluation.baselines import tfidf
 from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, chosen_methods, judge, pixels, tasks
 from catalign.evaluation.masking import Mask
-from catalign.evaluation.significance import RECORD, tested
+from catalign.evaluation.significance import RECORD, compared
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, threshold_at
 
@@ -137,7 +137,7 @@ def attributes(
         linear={"loss": "softmax", "optimiser": "L-BFGS", "decays": DECAYS, "chosen_on": "val accuracy"},
         significance=RECORD,
     )
-    ours, significance = rows.pop("ours"), tested(cases.pop("ours"), cases)
+    ours, significance = rows.pop("ours"), compared(cases.pop("ours"), cases)
     return [Result("attributes", context.name, record, ours, rows, details, significance=significance)]
 
 

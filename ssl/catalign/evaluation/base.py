@@ -51,6 +51,9 @@ class QueryEmbedder(TextEmbedder, Protocol):
     def images(self, photos: list[Any]) -> np.ndarray:
         """Photos ``(H, W, 3)`` uint8 as ``(n, D)`` unit vectors."""
 
+    def image_features(self, photos: list[Any]) -> np.ndarray:
+        """Photos as the image encoder's own features ``(n, D)``."""
+
 
 @dataclass
 class Context:

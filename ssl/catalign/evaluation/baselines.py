@@ -114,16 +114,18 @@ def raw_pixels(
 
     ``view`` changes them before, ``(B, H, W, 3)`` to ``(B, H', W', 3)`` uint8.
     """
+    starts = range(0, len(rows), chunk)
+    parts = [averaged(view(catalogue.images[rows[start : start + chunk]]), size) for start in starts]
+    return np.concatenate(parts) if parts else np.zeros((0, size[0] * size[1] * 3), dtype=np.float32)
+
+
+def averaged(photos: np.ndarray, size: tuple[int, int] = (16, 12)) -> np.ndarray:
+    """Photos (B, H, W, 3) uint8 averaged down to ``size`` and flattened, ``(B, h*w*3)`` float32 in 0..1."""
     import torch
     from torch.nn.functional import interpolate
 
-    parts = []
-    for start in range(0, len(rows), chunk):
-        photos = view(catalogue.images[rows[start : start + chunk]])
-        block = torch.from_numpy(np.ascontiguousarray(photos))
-        small = interpolate(block.permute(0, 3, 1, 2).float(), size=size, mode="area")
-        parts.append((small / 255).flatten(1).numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, size[0] * size[1] * 3), dtype=np.float32)
+    block = torch.from_numpy(np.ascontiguousarray(photos)).permute(0, 3, 1, 2)
+    return np.asarray((interpolate(block.float(), size=size, mode="area") / 255).flatten(1).numpy())
 
 
 def centred(vectors: np.ndarray) -> np.ndarray:

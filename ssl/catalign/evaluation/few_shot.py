@@ -17,7 +17,7 @@ from catalign.evaluation.baselines import raw_pixels, tfidf
 from catalign.evaluation.inputs import data_file, text_vectors, training
 from catalign.evaluation.learners import META, PLAIN, Pool, Shape, accuracies, draw_episodes
 from catalign.evaluation.masking import Mask
-from catalign.evaluation.significance import RECORD, tested
+from catalign.evaluation.significance import RECORD, compared
 from catalign.registry import register
 from catalign.retrieval.neighbours import Features
 
@@ -211,7 +211,7 @@ def _measure(
             "meta_learning": {"classes": len(learned.names), "products": len(learned.rows)},
             "training": training(context),
         },
-        significance=tested(ours, cases),
+        significance=compared(ours, cases),
     )
 
 

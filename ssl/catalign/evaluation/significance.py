@@ -54,9 +54,10 @@ def significance(
     return found
 
 
-def tested(ours: Cases, others: Mapping[str, Cases]) -> dict[str, dict[str, float]]:
+def compared(ours: Cases, others: Mapping[str, Cases], statistic: Statistic = np.mean) -> dict[str, dict[str, Any]]:
     """A result's ``significance``: of ours, against every other row too, and of each other row alone."""
-    return {"ours": significance(ours, others), **{name: significance(cases) for name, cases in others.items()}}
+    alone = {name: significance(cases, statistic=statistic) for name, cases in others.items()}
+    return {"ours": significance(ours, others, statistic), **alone}
 
 
 def compare(first: np.ndarray, second: np.ndarray, statistic: Statistic = np.mean) -> dict[str, float]:
@@ -67,7 +68,7 @@ def compare(first: np.ndarray, second: np.ndarray, statistic: Statistic = np.mea
 
     low, high = interval(first, second, statistic=difference)
     swapped = permutation_test((first, second), difference, permutation_type="samples", **_draws(first))
-    return {"": float(difference(first, second, -1)), "/low": low, "/high": high, "/p": float(swapped.pvalue)}
+    return {"": float(difference(first, second, -1)), "/low": low, "/high": high, "/p": float(swapped.pvalue.real)}
 
 
 def interval(*cases: np.ndarray, statistic: Statistic = np.mean) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from catalign.artifacts import atomic, read_json
+from catalign.artifacts import read_json
 from catalign.config import config_folder
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Metrics, Result, load_results, one_protocol
@@ -41,7 +41,6 @@ FITTED = {
     "unigram": "train texts",
 }
 """What baselines are fitted on, of those that are fitted on anything."""
-_MARKED = re.compile(r"(<!-- table:(?P<name>[\w/.-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 @dataclass
@@ -224,9 +223,13 @@ def _best(column: Sequence[str], key: str) -> set[int]:
     values = {row: float(cell.split(" ")[0]) for row, cell in enumerate(column) if cell != ABSENT}
     if len(values) < 2:
         return set()
-    lower = any(word in key for word in LOWER_IS_BETTER) or key.endswith("/p")
-    target = min(values.values()) if lower else max(values.values())
+    target = min(values.values()) if lower_is_better(key) else max(values.values())
     return {row for row, value in values.items() if value == target}
+
+
+def lower_is_better(key: str) -> bool:
+    """Whether a metric, by its key or its column's title, is the better the lower it is."""
+    return any(word in key for word in LOWER_IS_BETTER) or key.endswith("/p")
 
 
 def _published(published: Mapping[str, Any] | None) -> list[Row]:
@@ -345,55 +348,3 @@ def tables_of(folder: Path) -> dict[str, Table]:
             own = [result for result in results if row is None or result.config.get("name") == row]
             tables[name] = comparison_table(own, wanted["protocols"], wanted["metrics"])
     return tables
-
-
-def update_file(path: Path, name: str, table: str, check: bool = False) -> bool:
-    """Put a table between ``<!-- table:NAME -->`` and ``<!-- /table -->`` wherever the file has this pair.
-
-    Args:
-        path: A Markdown file.
-        name: The table's name in the opening marker.
-        table: Markdown.
-        check: Only compare.
-
-    Returns:
-        Whether the file differed.
-    """
-    old = path.read_text(encoding="utf-8")
-    new = _MARKED.sub(lambda m: f"{m[1]}{table}{m[3]}" if m["name"] == name else m[0], old)
-    if new != old and not check:
-        with atomic(path) as temporary:
-            temporary.write_text(new, encoding="utf-8")
-    return new != old
-
-
-def write_tables(check: bool = False, root: Path | None = None) -> int:
-    """Bring the tables in every README*.md, the root's and the benchmarks', up to date with the result files.
-
-    Args:
-        check: Only say which files differ.
-        root: The checkout; by default the one this package is in.
-
-    Returns:
-        1 if ``check`` found a difference, else 0: an exit status.
-
-    Raises:
-        CatalignError: This is no checkout, a marker names no table, or a column would mix protocols.
-    """
-    root = root or config_folder().parent
-    folders = sorted(path.parent for path in (root / "benchmarks").glob("*/spec.yaml"))
-    if not folders:
-        raise CatalignError(f"{root} has no benchmarks/*/spec.yaml", "run this in a checkout of the repository")
-    tables = {name: table for folder in folders for name, table in tables_of(folder).items()}
-    differing = []
-    for path in [path for folder in (root, *folders) for path in sorted(folder.glob("README*.md"))]:
-        for name in [match["name"] for match in _MARKED.finditer(path.read_text(encoding="utf-8"))]:
-            if name not in tables:
-                raise unknown(f"table in {path}:", name, tables)
-            if update_file(path, name, tables[name].markdown(), check):
-                differing.append(path)
-    for path in dict.fromkeys(differing):
-        print(
-            f"{path.relative_to(root)}: {'differs from the result files; run: catalign tables' if check else 'updated'}"
-        )
-    return int(check and bool(differing))

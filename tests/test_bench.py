@@ -1,0 +1,107 @@
+"""``catalign bench``: one protocol or all of them, with options, on a tiny finished run."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catalign import registry
+from catalign.bench import every_protocol, set_options
+from catalign.cli import main
+from catalign.errors import CatalignError
+from catalign.evaluation.base import Result, Skipped, protocol
+from catalign.training.run import Run
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A copy, which results are written into."""
+    return Run.open(shutil.copytree(tiny_run.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def protocols(monkeypatch):
+    """Three protocols in place of the real ones: one that measures, one whose data are absent, one that fails."""
+
+    def counting(context, *, share: float = 1.0):
+        return [
+            Result("counting", "row", protocol("counting"), {"n": len(context.catalogue) * share}, {"random": {"n": 0}})
+        ]
+
+    def absent(context):
+        raise Skipped("absent needs a file", "put it under data.root")
+
+    def broken(context):
+        raise CatalignError("the file is broken", "mend line 3")
+
+    known = {"absent": absent, "broken": broken, "counting": counting}
+    monkeypatch.setitem(registry._components, "protocol", known)
+    monkeypatch.setattr(registry, "_discover", lambda kind: None)
+    monkeypatch.setattr("catalign.bench.every_protocol", lambda run: list(known))
+    return known
+
+
+def test_all_goes_on_where_one_is_skipped_and_fails_only_in_the_end(run, protocols, tmp_path, capsys):
+    assert main(["bench", "all", str(run.path), "-o", str(tmp_path / "results")]) == 2
+    captured = capsys.readouterr()
+    assert Result.load(tmp_path / "results" / "counting" / "row.json").mean("n") == len(run.catalogue())
+    assert "measured 1 of 3 protocols: counting" in captured.err
+    summary = captured.err.partition("measured")[2]
+    assert "skipped absent: absent needs a file\n  -> put it under data.root" in summary
+    assert "failed broken: the file is broken\n  -> mend line 3" in summary
+    assert "catalign: failed: broken" in captured.err
+    del protocols["broken"]
+    assert main(["bench", "all", str(run.path)]) == 0
+
+
+def test_options_are_given_and_checked(run, protocols, tmp_path, capsys):
+    words = ["bench", "counting", str(run.path), "evaluation.counting.share=0.5", "-o", str(tmp_path / "results")]
+    assert main(words) == 0
+    result = Result.load(tmp_path / "results" / "row.json")
+    assert result.mean("n") == len(run.catalogue()) / 2
+    assert result.config["evaluation"]["counting"] == {"name": "counting", "share": 0.5}
+    assert "counting" not in Run.open(run.path).config.evaluation
+    for override, says in (("counting.shar=1", "did you mean 'share'"), ("countin.share=1", "did you mean 'counting'")):
+        assert main([*words[:3], f"evaluation.{override}"]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["bench", "counting", "evaluation.counting.share=1"]) == 2
+    assert "no run is named" in capsys.readouterr().err
+
+
+def test_options_of_the_run_stay(run):
+    before = run.config.evaluation["retrieval"].options
+    set_options(run, ["evaluation.retrieval.split=val", "evaluation.retrieval.ks=[1, 3]"])
+    assert run.config.evaluation["retrieval"].options == {**before, "split": "val", "ks": [1, 3]}
+    assert run.config.stages == Run.open(run.path).config.stages
+
+
+def test_an_image_folder_is_classified_as_the_readme_says(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("catalign.evaluation.significance.DRAWS", 99)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name, level in (("dark", 40), ("light", 200)):
+            (tmp_path / "shades" / split / name).mkdir(parents=True)
+            for number in range(8):
+                pixels = (level + rng.integers(0, 20, (16, 16, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "shades" / split / name / f"{number}.png")
+    folder = f"evaluation.images.folder={tmp_path / 'shades'}"
+    assert main(["bench", "images", str(run.path), folder, "-o", str(tmp_path / "results")]) == 0
+    (path,) = (tmp_path / "results").iterdir()
+    result = Result.load(path)
+    assert result.baselines.keys() == {"majority", "pixels", "untrained"}
+    assert result.mean("linear/accuracy") == 1.0
+    assert result.protocol["name"] == "images-shades"
+
+
+def test_every_protocol_measures_or_says_what_it_needs(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("catalign.evaluation.significance.DRAWS", 99)
+    assert main(["bench", "all", str(run.path), "-o", str(tmp_path / "results")]) == 0
+    summary = capsys.readouterr().err.partition("measured")[2]
+    written = {path.name for path in (tmp_path / "results").iterdir()}
+    assert {"retrieval", "probe", "anomaly"} <= written
+    skipped = summary.split("skipped ")[1:]
+    assert {part.partition(":")[0] for part in skipped} == set(every_protocol(run)) - written
+    assert {"kagl", "images", "search_ranking"} <= set(every_protocol(run)) - written
