@@ -84,13 +84,13 @@ def duplicates(context: Context, *, embeddings: list[str] | None = None, neighbo
     details |= {f"true_pairs_{truth}": int(test.true(truth)[test.asked].sum()) for truth in truths}
     results = []
     for name in names:
-        own, others = measured(_features(context, context.store, name)), dict(trivial)
+        own, beside = measured(_features(context, context.store, name)), dict(trivial)
         if context.untrained is not None:
-            others["untrained"] = measured(_features(context, context.untrained, name))
+            beside["untrained"] = measured(_features(context, context.untrained, name))
         row = context.name if name == "fused" else f"{context.name}-{name}"
-        baselines = {other: found.metrics for other, found in others.items()}
+        baselines = {other: found.metrics for other, found in beside.items()}
         facts = {**details, "thresholds": own.thresholds, "groups": own.groups}
-        sure = compared(own.cases, {other: found.cases for other, found in others.items()}, f1)
+        sure = compared(own.cases, {other: found.cases for other, found in beside.items()}, f1)
         results.append(Result("duplicates", row, record, own.metrics, baselines, facts, significance=sure))
     return results
 
