@@ -141,8 +141,9 @@ def test_rows_share_cases_and_the_id_stands_for_them(toy, context, topics):
 
 
 def test_texts_may_come_from_an_earlier_stage(toy, context, topics, tmp_path, monkeypatch):
-    config = SimpleNamespace(name="run")
-    run = SimpleNamespace(stages=["first", "text", "next"], config=config, model=lambda stage: f"model of {stage}")
+    run = SimpleNamespace(stages=["first", "text", "next"], config=SimpleNamespace(name="run"))
+    run.model = "model of {}".format
+    run.record = lambda: {"stages": {"text": {"parameters": {"text": 7}}, "next": {"parameters": {"behaviour": 1}}}}
     monkeypatch.setattr("catalign.evaluation.ctr.modalities_of", lambda config, stage: [stage])
     asked = []
     monkeypatch.setattr("catalign.evaluation.ctr.Embedder.from_run", lambda run, model: asked.append(model))
@@ -150,6 +151,7 @@ def test_texts_may_come_from_an_earlier_stage(toy, context, topics, tmp_path, mo
     store = EmbeddingStore.write(tmp_path / "items", toy.ids, {"behaviour": topics})
     linear, _ = ctr(Context(toy, store, run=run), **SMALL)
     assert asked == ["model of text"]
+    assert linear.details["parameters"] == 7
     stored, _ = ctr(context(toy, {"text": topics}), **SMALL)
     assert linear.metrics["toy/auc"] == pytest.approx(stored.metrics["toy/auc"], abs=1e-3)
     run.stages = ["next"]

@@ -24,6 +24,7 @@ from catalign.evaluation.sequential import log_of
 from catalign.evaluation.significance import RECORD
 from catalign.registry import register
 from catalign.training.model import modalities_of
+from catalign.training.run import Run
 
 MODELS: dict[str, Learner] = {"logistic": logistic, "dcn": dcn}
 OWN = "_content"
@@ -91,7 +92,8 @@ def ctr(
 
     Args:
         context: What is measured.
-        content: Vectors of the store; ``text`` may also come from the run's last stage with a text encoder.
+        content: Vectors of the store; ``text`` may also come from the run's last stage with a text encoder. Those that
+            learned from the same train events, such as ``behaviour``, look better in train cases than they are.
         negatives: Products not taken, per case.
         sampling: ``uniform``, or ``popular``: in proportion to train events.
         max_train: Train cases at most.
@@ -124,7 +126,10 @@ def ctr(
     )
     counted = {split: len(trial.cases) for split, trial in trials.items()}
     counted["test, without a train event"] = int((trials["test"].bought[:, 0] == 0).sum())
-    details = {"training": f"train events, {content}", "cases": counted}
+    details: dict[str, Any] = {"training": f"train events, {content}", "cases": counted}
+    if context.run is not None and content not in context.store.names:
+        encoder = context.run.record()["stages"][_text_stage(context.run)]["parameters"]
+        details["parameters"] = sum(encoder.values())
     name = context.name if content == "text" else f"{context.name}-{content}"
     return _results(rows, trials["test"].taken, prefix=catalogue.name, name=name, record=record, details=details)
 
@@ -184,15 +189,13 @@ def _select(cases: Cases, rows: np.ndarray) -> Cases:
 
 def _contents(context: Context, name: str) -> dict[str, np.ndarray]:
     """Vectors (N, D) at unit length, zeros where a product has none, by the ending of the models that read them."""
-    titles = list(context.catalogue.text(next(iter(context.catalogue.fields))))
-    run, contents = context.run, {}
-    reading = [stage for stage in run.stages if "text" in modalities_of(run.config, stage)] if run else []
+    titles, contents = list(context.catalogue.text(next(iter(context.catalogue.fields)))), {}
     if name in context.store.names:
         contents[OWN] = normalised(np.asarray(context.store[name]))
         if context.untrained is not None and name in context.untrained.names:
             contents["_untrained"] = normalised(np.asarray(context.untrained[name]))
-    elif run is not None and name == "text" and reading:
-        contents[OWN] = text_vectors(Embedder.from_run(run, run.model(reading[-1])), titles)
+    elif name == "text" and context.run is not None and (stage := _text_stage(context.run)):
+        contents[OWN] = text_vectors(Embedder.from_run(context.run, context.run.model(stage)), titles)
     else:
         raise Skipped(f"ctr needs {name} embeddings and this run has none", "name others: evaluation.ctr.content=…")
     (words,) = tfidf(titles)
@@ -200,6 +203,11 @@ def _contents(context: Context, name: str) -> dict[str, np.ndarray]:
     if width > 0:
         contents["_tfidf"] = normalised(TruncatedSVD(width, random_state=0).fit_transform(words).astype(np.float32))
     return contents
+
+
+def _text_stage(run: Run) -> str:
+    """The last finished stage with a text encoder, "" if there is none."""
+    return next((stage for stage in reversed(run.stages) if "text" in modalities_of(run.config, stage)), "")
 
 
 def _predictions(
