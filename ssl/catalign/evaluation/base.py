@@ -248,7 +248,7 @@ def evaluate(context: Context, name: str, **options: Any) -> list[Result]:
     for result in results:
         result.seeds, result.wall_clock_s = [context.seed], round(sum(steps.values()), 1)
         result.hardware, result.versions, result.git, result.config = hardware, versions, git, config
-        result.details |= {"parameters": context.parameters(), "seconds": steps}
+        result.details = {"parameters": context.parameters(), "seconds": steps, **result.details}
     return results
 
 

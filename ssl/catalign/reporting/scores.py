@@ -24,8 +24,9 @@ HIGHER = (
     "macro_f1",
     "avg_recall",
     "avg_precision",
+    "auc",
 )
-LOWER = ("loss", "perplexity", "median_rank")
+LOWER = ("loss", "log_loss", "calibration_error", "perplexity", "median_rank")
 """Metrics with a better end, before any ``@k``; of others no best is marked."""
 COLUMNS = ("recall@1", "recall@10", "mrr@10", "map", "ndcg@10", "median_rank", "hit@1", "hit@10")
 """Columns that come first where a table has many, so that they are seen without scrolling."""

@@ -16,7 +16,7 @@ from catalign.config import config_folder
 from catalign.errors import CatalignError, unknown
 from catalign.evaluation.base import Metrics, Result, load_results, one_protocol
 
-LOWER_IS_BETTER = ("rank", "loss", "perplexity")
+LOWER_IS_BETTER = ("rank", "loss", "perplexity", "error")
 ABSENT = "–"
 BASELINES = {
     "random": "random (expected)",
@@ -31,6 +31,14 @@ BASELINES = {
     "popularity_leaking": "popularity, as published: it counts the targets",
     "item_knn": "item-kNN",
     "bpr_mf": "BPR-MF",
+    "constant": "constant rate",
+    "item_rate": "item's rate",
+    "logistic": "logistic regression",
+    "logistic_tfidf": "logistic regression, TF-IDF",
+    "logistic_untrained": "logistic regression, untrained encoders",
+    "dcn": "DCN",
+    "dcn_tfidf": "DCN, TF-IDF",
+    "dcn_untrained": "DCN, untrained encoders",
 }
 FITTED = {
     "popularity": "train events",
@@ -39,6 +47,9 @@ FITTED = {
     "bpr_mf": "train events",
     "majority": "train labels",
     "unigram": "train texts",
+    "constant": "train labels",
+    "item_rate": "train labels",
+    **{f"{model}{ending}": "train events" for model in ("logistic", "dcn") for ending in ("", "_tfidf", "_untrained")},
 }
 """What baselines are fitted on, of those that are fitted on anything."""
 
