@@ -145,12 +145,13 @@ def test_texts_may_come_from_an_earlier_stage(toy, context, topics, tmp_path, mo
     run.model = "model of {}".format
     run.record = lambda: {"stages": {"text": {"parameters": {"text": 7}}, "next": {"parameters": {"behaviour": 1}}}}
     monkeypatch.setattr("catalign.evaluation.ctr.modalities_of", lambda config, stage: [stage])
+    monkeypatch.setattr("catalign.evaluation.ctr.build_model", lambda config, stage, catalogue: f"untrained {stage}")
     asked = []
     monkeypatch.setattr("catalign.evaluation.ctr.Embedder.from_run", lambda run, model: asked.append(model))
     monkeypatch.setattr("catalign.evaluation.ctr.text_vectors", lambda embedder, texts: topics)
     store = EmbeddingStore.write(tmp_path / "items", toy.ids, {"behaviour": topics})
     linear, _ = ctr(Context(toy, store, run=run), **SMALL)
-    assert asked == ["model of text"]
+    assert asked == ["model of text", "untrained text"]
     assert linear.details["parameters"] == 7
     stored, _ = ctr(context(toy, {"text": topics}), **SMALL)
     assert linear.metrics["toy/auc"] == pytest.approx(stored.metrics["toy/auc"], abs=1e-3)

@@ -23,7 +23,7 @@ from catalign.evaluation.recommenders import counts, matrix
 from catalign.evaluation.sequential import log_of
 from catalign.evaluation.significance import RECORD
 from catalign.registry import register
-from catalign.training.model import modalities_of
+from catalign.training.model import build_model, modalities_of
 from catalign.training.run import Run
 
 MODELS: dict[str, Learner] = {"logistic": logistic, "dcn": dcn}
@@ -88,7 +88,7 @@ def ctr(
 
     Baselines: ``constant`` (the rate), ``popularity`` (logistic regression of train events), and the same two models
     without content (``logistic``, ``dcn``), with titles' TF-IDF reduced to the same width (``…_tfidf``), and with
-    the untrained encoders' content where the run has stored it (``…_untrained``).
+    the content of untrained encoders, if the run has stored or can build them (``…_untrained``).
 
     Args:
         context: What is measured.
@@ -189,13 +189,18 @@ def _select(cases: Cases, rows: np.ndarray) -> Cases:
 
 def _contents(context: Context, name: str) -> dict[str, np.ndarray]:
     """Vectors (N, D) at unit length, zeros where a product has none, by the ending of the models that read them."""
-    titles, contents = list(context.catalogue.text(next(iter(context.catalogue.fields)))), {}
+    titles = list(context.catalogue.text(next(iter(context.catalogue.fields))))
+    contents: dict[str, np.ndarray] = {}
     if name in context.store.names:
         contents[OWN] = normalised(np.asarray(context.store[name]))
         if context.untrained is not None and name in context.untrained.names:
             contents["_untrained"] = normalised(np.asarray(context.untrained[name]))
     elif name == "text" and context.run is not None and (stage := _text_stage(context.run)):
-        contents[OWN] = text_vectors(Embedder.from_run(context.run, context.run.model(stage)), titles)
+        models = {
+            OWN: context.run.model(stage),
+            "_untrained": build_model(context.run.config, stage, context.catalogue),
+        }
+        contents = {key: text_vectors(Embedder.from_run(context.run, model), titles) for key, model in models.items()}
     else:
         raise Skipped(f"ctr needs {name} embeddings and this run has none", "name others: evaluation.ctr.content=…")
     (words,) = tfidf(titles)
