@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from catalign.errors import CatalignError
 
 MANIFEST = "manifest.json"
@@ -109,6 +111,30 @@ def sealed_folder(path: str | Path, **meta: Any) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Write a folder as the only process; ranks belong to the process that started them.
+
+    Raises:
+        CatalignError: Another process writes it.
+    """
+    if "LOCAL_RANK" in os.environ:
+        yield
+        return
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        remedy = "wait for it to end, or stop it; or write another one: output=FOLDER"
+        raise CatalignError(f"{folder} is being written by another process", remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_sealed(folder: str | Path) -> bool:

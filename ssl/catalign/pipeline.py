@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from catalign import registry
-from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, unseal, write_json
+from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Component, Config
 from catalign.data.catalogue import Catalogue
 from catalign.data.store import EmbeddingStore
@@ -274,7 +274,8 @@ def _make(run: Run, what: str, folder: Path, inputs: str, make: Callable[[Path, 
         console.print(f"[dim]same[/] {what}")
         return
     began = time.perf_counter()
-    make(folder, inputs)
+    with alone(run.path):
+        make(folder, inputs)
     seconds = time.perf_counter() - began
     console.print(f"[green]done[/] {what} in {seconds:.0f} s")
     run.note(steps={folder.name: round(seconds, 1)})

@@ -141,6 +141,15 @@ def test_mirrored_photos_have_one_vector_in_evaluation(options):
     torch.testing.assert_close(trained, plain.train()({"image": photos}).pooled)
 
 
+def test_evaluation_sees_the_middle_of_photos():
+    photos = torch.randint(0, 256, (2, 3, 80, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model, plain = ImageEncoder(**THIN, size=(32, 24), crop_pct=0.9).eval(), ImageEncoder(**THIN, size=(32, 24))
+    torch.testing.assert_close(model.to_input(photos), plain.to_input(photos[..., 4:76, 3:57]))
+    torch.testing.assert_close(model.train().to_input(photos), plain.to_input(photos))
+    with pytest.raises(CatalignError, match="crop_pct"):
+        ImageEncoder(**THIN, size=(32, 24), crop_pct=90)
+
+
 @pytest.mark.parametrize("options", [VIT, THIN], ids=["vit", "conv"])
 def test_follows_the_memory_format_and_precision_of_the_model(options):
     encoder = ImageEncoder(size=(32, 24), **options).eval()

@@ -12,11 +12,13 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file
 
 from catalign import registry
+from catalign.artifacts import alone
 from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
 from catalign.objectives.base import Objective
 from catalign.pipeline import start
 from catalign.training.model import WEIGHTS, build_model
+from catalign.training.run import Run
 from catalign.training.stage import CHECKPOINT, _sources, _start_from_parents, run_stage, stage_inputs
 
 
@@ -140,6 +142,13 @@ def test_ctrl_c_finishes_the_step_and_the_stage_goes_on_bit_for_bit(tiny_config,
     resumed = load_file(run_stage(run, "text", progress=False) / WEIGHTS)
     whole = load_file(run_stage(start(tiny_config(tmp_path / "whole")), "text", progress=False) / WEIGHTS)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_two_processes_do_not_write_one_run(tiny_config, tmp_path):
+    run = Run.create(tiny_config(tmp_path / "run"))
+    with alone(run.path), pytest.raises(CatalignError, match="another process"):
+        run_stage(run, "text", progress=False)
+    assert not run.stage_path("text").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_in_a_sentence(tiny_config, tmp_path, monkeypatch):

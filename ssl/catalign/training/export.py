@@ -100,7 +100,7 @@ def to_timm(run: Run, model: Model, folder: Path) -> str:
         "mean": encoder.mean.flatten().tolist(),
         "std": encoder.std.flatten().tolist(),
         "interpolation": "bilinear",
-        "crop_pct": 1.0,
+        "crop_pct": encoder.crop_pct,
         "crop_mode": "border",
     }
     save_for_hf(

@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, RichProgre
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from catalign import plugins, registry
-from catalign.artifacts import MANIFEST, digest, is_sealed, read_json, seal, unseal, write_json
+from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, seal, unseal, write_json
 from catalign.config import TrainerConfig
 from catalign.data.store import EmbeddingStore
 from catalign.encoders.base import Encoder
@@ -103,19 +103,20 @@ def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Cal
         callbacks: More Lightning callbacks.
 
     Raises:
-        CatalignError: The config does not fit the data, or an earlier stage is missing.
+        CatalignError: The config does not fit the data, an earlier stage is missing, or another process writes the run.
     """
     folder, inputs = run.stage_path(name), stage_inputs(run, name)
-    _make_way(folder, inputs)
-    _reuse(run, name, folder, inputs)
-    if not is_sealed(folder):
-        write_json(folder / "inputs.json", inputs)
-        module = _fit(run, name, folder, progress, callbacks or [])
-        module.model.save(folder / WEIGHTS)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        encoders = module.model.encoders.items()
-        parameters = {key: sum(p.numel() for p in encoder.parameters()) for key, encoder in encoders}
-        seal(folder, stage=name, inputs=inputs, parameters=parameters, seconds=module.history[-1]["seconds"])
+    with alone(run.path):
+        _make_way(folder, inputs)
+        _reuse(run, name, folder, inputs)
+        if not is_sealed(folder):
+            write_json(folder / "inputs.json", inputs)
+            module = _fit(run, name, folder, progress, callbacks or [])
+            module.model.save(folder / WEIGHTS)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            encoders = module.model.encoders.items()
+            parameters = {key: sum(p.numel() for p in encoder.parameters()) for key, encoder in encoders}
+            seal(folder, stage=name, inputs=inputs, parameters=parameters, seconds=module.history[-1]["seconds"])
     manifest = read_json(folder / MANIFEST)
     run.note(stages={name: {key: manifest[key] for key in ("seconds", "parameters")}})
     return folder
