@@ -17,7 +17,7 @@ from catalign.evaluation import sequential as protocol
 from catalign.evaluation.base import Context
 from catalign.evaluation.recommenders import popularity
 from catalign.evaluation.target_metrics import rank_metrics
-from catalign.reporting.tables import tables_of
+from catalign.reporting.specs import tables_of
 from catalign.retrieval.targets import target_ranks
 
 LOGS = {"beauty": "Beauty", "sports": "Sports_and_Outdoors", "toys": "Toys_and_Games"}

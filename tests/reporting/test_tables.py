@@ -9,14 +9,8 @@ from catalign.config import config_folder
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result, merge, protocol
 from catalign.reporting.readmes import update_file, write_tables
-from catalign.reporting.tables import (
-    ablation_table,
-    comparison_table,
-    grid_table,
-    published_rows,
-    ranking_table,
-    tables_of,
-)
+from catalign.reporting.specs import published_rows, tables_of
+from catalign.reporting.tables import ablation_table, comparison_table, grid_table, ranking_table
 
 COLUMNS = {"R@10": "t2i/recall@10", "median rank": "t2i/median_rank", "unused": "other/recall@10"}
 PROTOCOL = protocol("toy", "published", k=10)
@@ -239,6 +233,22 @@ def test_published_rows_stand_only_beside_their_protocol(checkout):
     assert [row["row"] for row in published_rows("toy", PROTOCOL["id"], checkout)] == ["Big|Model"]
     assert published_rows("toy", "toy-other-1", checkout) == []
     assert published_rows("none", PROTOCOL["id"], checkout) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tables: [", "spec.yaml cannot be read"),
+        ("benchmark: toy", "no mapping 'tables'"),
+        ("tables: {toy: {protocol: toy}}", "tables.toy asks for nothing"),
+    ],
+)
+def test_a_broken_spec_is_named(checkout, text, message):
+    folder = checkout / "benchmarks" / "toy"
+    (folder / "spec.yaml").write_text(text)
+    (folder / "published.json").unlink()
+    with pytest.raises(CatalignError, match=message):
+        tables_of(folder)
 
 
 def test_published_rows_of_several_protocols(checkout):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from catalign.errors import unknown
 from catalign.evaluation.base import Result, load_results
-from catalign.reporting.tables import ABSENT, BASELINES, Table, lower_is_better, published_rows
+from catalign.reporting.specs import published_rows, spec_of
+from catalign.reporting.tables import ABSENT, BASELINES, Table, lower_is_better
 
 HEADER = ["task", "metric", "best baseline", "reaches", "ours", "difference", "95% interval", "ours is"]
 
@@ -33,8 +31,7 @@ def overview_table(folders: Sequence[Path]) -> Table:
 
 
 def _line(folder: Path) -> list[str]:
-    spec: Any = OmegaConf.to_container(OmegaConf.load(folder / "spec.yaml"))
-    wanted = spec.get("overview")
+    wanted = spec_of(folder).get("overview")
     if wanted is None:
         return []
     results = [r for r in load_results(folder / "results") if r.protocol["name"] == wanted["protocol"]]

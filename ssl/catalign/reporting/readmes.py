@@ -9,7 +9,7 @@ from catalign.artifacts import atomic
 from catalign.config import config_folder
 from catalign.errors import CatalignError, unknown
 from catalign.reporting.overview import overview_table
-from catalign.reporting.tables import tables_of
+from catalign.reporting.specs import tables_of
 
 _MARKED = re.compile(r"(<!-- table:(?P<name>[\w/.-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

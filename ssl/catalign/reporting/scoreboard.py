@@ -14,7 +14,7 @@ from catalign.evaluation.base import Result, load_results, merge, one_protocol
 from catalign.reporting import plots
 from catalign.reporting.comparison import Variant, each, every
 from catalign.reporting.scores import Line, Table, tables_of
-from catalign.reporting.tables import published_rows
+from catalign.reporting.specs import published_rows
 from catalign.training.run import Run
 
 HEADLINES = ("recall@10", "linear accuracy", "perplexity", "accuracy", "precision@10", "ndcg@10", "mrr")
