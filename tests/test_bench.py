@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from catalign import registry
+from catalign.artifacts import write_json
 from catalign.bench import every_protocol, set_options
 from catalign.cli import main
 from catalign.errors import CatalignError
@@ -69,6 +70,16 @@ def test_options_are_given_and_checked(run, protocols, tmp_path, capsys):
         assert says in capsys.readouterr().err
     assert main(["bench", "counting", "evaluation.counting.share=1"]) == 2
     assert "no run is named" in capsys.readouterr().err
+
+
+def test_other_options_leave_the_runs_own_result(run, protocols):
+    config = {**run.config.model_dump(mode="json"), "evaluation": {"counting": {"name": "counting"}}}
+    write_json(run.path / "config.json", config)
+    assert main(["bench", "counting", str(run.path)]) == 0
+    assert main(["bench", "counting", str(run.path), "evaluation.counting.share=0.5"]) == 0
+    (other,) = (run.path / "bench").rglob("*.json")
+    own = Result.load(run.path / "results" / "counting" / "row.json")
+    assert own.mean("n") == 2 * Result.load(other).mean("n") == len(run.catalogue())
 
 
 def test_options_of_the_run_stay(run):

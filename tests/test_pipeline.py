@@ -193,10 +193,27 @@ def test_products_are_recommended_from_a_history(tiny_run):
     assert [id for id in seen_too if id not in history][:5] == ids
     reds = retriever.recommend(history, k=5, filters={"colour": "red"})
     assert {hit.attributes["colour"] for hit in reds} == {"red"}
+    for given in (iter(history), np.array(history)):
+        assert [hit.id for hit in retriever.recommend(given, k=np.int64(5))] == ids
+    assert retriever.recommend(catalogue.ids[:7], k=1).query == f"after {', '.join(catalogue.ids[2:7])} and 2 before"
+    with pytest.raises(CatalignError, match="is one text"):
+        retriever.recommend(history[0])
+    with pytest.raises(CatalignError, match="k is 2.5"):
+        retriever.recommend(history, k=2.5)
     with pytest.raises(CatalignError, match="an empty history"):
         retriever.recommend([])
     with pytest.raises(CatalignError, match="has no product 'nothing'"):
         retriever.recommend(["nothing"])
+
+
+def test_a_last_stage_that_describes_no_products_is_refused_before_training(tiny_config, tmp_path):
+    only = ["~stages.text", "~stages.image", "~stages.align", "~stages.recommend", "stages.behaviour.init=[]"]
+    other = [
+        "~objective@stages.behaviour.objectives.next_item",
+        "+objective@stages.behaviour.objectives.segment=segment",
+    ]
+    with pytest.raises(CatalignError, match="scores no products"):
+        pipeline.run_experiment(tiny_config(tmp_path / "run", *only, *other, "encoder.behaviour.items=ids"))
 
 
 def test_a_model_of_behaviour_alone_is_embedded_searched_and_measured(tiny_config, tmp_path):

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from catalign import registry
+from catalign.artifacts import digest
 from catalign.config import check
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Context, Result, merge, save_results
@@ -26,18 +28,21 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
     Args:
         runs: Seeds of one config.
         protocol: Its name, or ``all``: then a protocol that is skipped or fails stops no other.
-        overrides: Options of protocols, such as ``evaluation.images.folder=PATH``.
+        overrides: Options of protocols, such as ``evaluation.images.folder=PATH``. What a run measures with others
+            than its config's goes to its folder ``bench``, and its own results stay.
         output: Folder for the merged results, one JSON per row; of ``all`` in folders of the protocols' names.
 
     Raises:
         CatalignError: An unknown protocol or option, no result of a protocol that was named, or one that failed.
     """
+    own = runs[0].config.evaluation
     for run in runs:
         set_options(run, overrides)
     contexts, outcomes = [context_of(run) for run in runs], Outcomes()
     names = every_protocol(runs[0]) if protocol == ALL else [protocol]
     for name in names:
-        merged = _merged(contexts, name, outcomes)
+        altered = name in own and own[name] != runs[0].config.evaluation[name]  # the run's own result stays
+        merged = _merged(contexts, name, outcomes, f"bench/{digest(overrides)}/{name}" if altered else None)
         if output is not None:
             save_results(merged, output / name if protocol == ALL else output)
         for result in merged:
@@ -73,10 +78,11 @@ def every_protocol(run: Run) -> list[str]:
     return [*run.config.evaluation, *(name for name in registry.names("protocol") if name not in run.config.evaluation)]
 
 
-def _merged(contexts: Sequence[Context], name: str, outcomes: Outcomes) -> list[Result]:
+def _merged(contexts: Sequence[Context], name: str, outcomes: Outcomes, folder: str | None) -> list[Result]:
     rows: dict[str, list[Result]] = {}
     for context in contexts:
-        for written in measure(context, name, outcomes):
+        assert context.run is not None
+        for written in measure(context, name, outcomes, context.run.path / folder if folder else None):
             rows.setdefault(written.stem, []).append(Result.load(written))
     return [merge(results) for results in rows.values()]
 
@@ -93,10 +99,11 @@ def _summarise(names: Sequence[str], outcomes: Outcomes) -> None:
 
 def show(result: Result) -> None:
     """Print a result in the terminal: metrics down, ours and the baselines across."""
-    table = Table(title=f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
-    table.add_column("metric", overflow="fold")  # the metric is the end of the key: never cut it
+    title = f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)  # eight columns fit into 80 characters
+    table.add_column("metric", no_wrap=True)  # the metric is the end of the key: never cut it
     for name in ("ours", *result.baselines):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for key, values in result.metrics.items():
         others = [metrics.get(key, []) for metrics in result.baselines.values()]
         table.add_row(key, *(f"{sum(v) / len(v):.4f}" if v else "" for v in [values, *others]))

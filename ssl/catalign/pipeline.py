@@ -15,6 +15,7 @@ from catalign import registry
 from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, unseal, write_json
 from catalign.config import Component, Config
 from catalign.data.catalogue import Catalogue
+from catalign.data.history_batches import BEHAVIOUR
 from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
@@ -28,7 +29,7 @@ from catalign.training.content import check_content
 from catalign.training.loaders import fields_of
 from catalign.training.model import Model, check_stage, modalities_of, parents_of
 from catalign.training.run import Run
-from catalign.training.stage import run_stage
+from catalign.training.stage import is_finished, run_stage
 
 console = Console(stderr=True, highlight=False)
 
@@ -51,7 +52,16 @@ def validate(config: Config) -> None:
 
 
 def run_experiment(config: Config) -> Run:
-    """The whole pipeline: prepare, train every stage, embed, fuse, index, evaluate, report."""
+    """The whole pipeline: prepare, train every stage, embed, fuse, index, evaluate, report.
+
+    Raises:
+        CatalignError: As :func:`start`; or the last stage describes no products.
+    """
+    last = list(config.stages)[-1]
+    objectives = [registry.get("objective", c.name) for c in config.stages[last].objectives.values()]
+    if modalities_of(config, last) == [BEHAVIOUR] and not any(objective.scores_items for objective in objectives):
+        problem = f"stages.{last} scores no products with its histories, so there would be nothing to embed"
+        raise CatalignError(problem, "add next_item or masked_item to it, or only pretrain: catalign pretrain")
     run = start(config)
     train(run)
     embed(run)
@@ -116,10 +126,11 @@ def check_against_catalogue(run: Run) -> None:
 def train(run: Run, stages: Sequence[str] | None = None) -> None:
     """Run stages in order, by default all of them."""
     for name in run.config.stages if stages is None else stages:
-        began = time.perf_counter()
+        began, same = time.perf_counter(), is_finished(run, name)
         run_stage(run, name)
-        objectives = " + ".join(run.config.stages[name].objectives)
-        console.print(f"[green]done[/] stage {name} ({objectives}) in {time.perf_counter() - began:.0f} s")
+        stage = f"stage {name} ({' + '.join(run.config.stages[name].objectives)})"
+        seconds = time.perf_counter() - began
+        console.print(f"[dim]same[/] {stage}" if same else f"[green]done[/] {stage} in {seconds:.0f} s")
 
 
 def single_modality_stages(config: Config) -> list[str]:
@@ -229,8 +240,17 @@ class Outcomes:
     failed: dict[str, CatalignError] = field(default_factory=dict)
 
 
-def measure(context: Context, name: str, outcomes: Outcomes) -> list[Path]:
-    """Run a protocol with the options that the run's config has for it, if any; its result files, if it made some.
+def measure(context: Context, name: str, outcomes: Outcomes, folder: Path | None = None) -> list[Path]:
+    """Run a protocol with the options that the run's config has for it, if any.
+
+    Args:
+        context: What is measured, of a run.
+        name: The protocol.
+        outcomes: Told of a protocol that was skipped or failed.
+        folder: For the results; by default the run's own.
+
+    Returns:
+        The result files, if it made some.
 
     Raises:
         CatalignError: There is no such protocol.
@@ -253,7 +273,7 @@ def measure(context: Context, name: str, outcomes: Outcomes) -> list[Path]:
         outcomes.failed[name] = error
         return []
     console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")
-    return save_results(results, context.run.path / "results" / name)
+    return save_results(results, folder or context.run.path / "results" / name)
 
 
 def report(runs: Sequence[Run], path: Path | None = None) -> Path:

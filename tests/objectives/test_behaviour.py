@@ -11,6 +11,7 @@ from catalign.errors import CatalignError
 from catalign.objectives.attribute_prediction import attribute_values
 from catalign.objectives.base import Forward
 from catalign.objectives.items import FullSoftmax, hide, shift
+from catalign.training.module import _average, _flat
 
 
 def build(name, encoders, **options):
@@ -49,6 +50,14 @@ def test_next_item_is_validated_at_the_last_position(encoders, batch, seeded):
         hits.append(float((logits > logits[products[-1]]).sum() < 10))
     torch.testing.assert_close(outputs["loss"], torch.stack(losses).mean())
     assert outputs["hit@10"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_targets_that_nobody_trained_count_in_neither_loss_nor_hits(encoders, batch, seeded):
+    encoder, objective = encoders["behaviour"].eval(), build("next_item", encoders).eval()
+    encoder.trained[:] = False
+    prepared = objective.prepare(batch, seeded())
+    outputs = _flat("val", {"next_item": objective(Forward(encoders, prepared), prepared)})
+    assert _average([outputs]) == {"val/next_item/share": 0}
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])

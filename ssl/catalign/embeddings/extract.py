@@ -158,7 +158,9 @@ class Embedder:
     def _needs(self, modality: str) -> None:
         if modality not in self.model.encoders:
             known = ", ".join(self.model.encoders)
-            raise CatalignError(f"this model has no {modality} encoder, only {known}", "query it with what it knows")
+            log = "train one on a log: data.interactions.path=FILE"
+            remedy = log if modality == BEHAVIOUR else f"query it with {known}"
+            raise CatalignError(f"this model has no {modality} encoder, only {known}", remedy)
 
     def _embed(self, modality: str, batches: list[dict[str, Tensor]]) -> np.ndarray:
         return np.concatenate([self._project(modality, pooled) for pooled in self._pooled(modality, batches)])

@@ -36,8 +36,8 @@ def draw_negatives(
     left = len(pool) - np.bincount(in_pool // total, minlength=len(histories))[cases.users]
     if left.min() < number:
         raise CatalignError(
-            f"evaluation.sequential.negatives is {number}, but a user has only {left.min()} products to draw from",
-            "ask for fewer, or rank all products: evaluation.sequential.negatives=null",
+            f"sequential: negatives is {number}, but a user has only {left.min()} products to draw from",
+            f"set negatives={left.min()} or less, or negatives=null, which ranks all products",
         )
     generator, limits = np.random.default_rng(seed), np.cumsum(weights[pool] / weights[pool].sum())
     drawn = np.full((len(cases), number), -1, dtype=np.int64)

@@ -152,7 +152,7 @@ def _of_targets(cases: Cases, pool: np.ndarray) -> Cases:
     """The cases whose target is in the gallery."""
     kept = pool[cases.targets]
     if not kept.any():
-        raise Skipped("sequential: no case has a cold target", "hold products out: data=amazon_games_cold, for example")
+        raise Skipped("no case has a cold target", "hold products out: data=amazon_games_cold, for example")
     contexts = cases.contexts.slices(cases.contexts.offsets[:-1][kept], cases.contexts.offsets[1:][kept])
     return replace(cases, users=cases.users[kept], contexts=contexts, targets=cases.targets[kept])
 

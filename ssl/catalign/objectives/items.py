@@ -62,8 +62,9 @@ class ItemScores(nn.Module):
             drawn: From :meth:`draw`; (P,) of it for ``bce``.
 
         Returns:
-            ``loss``, the mean over states and ranks; ``hit@10``, the share of states with the target among the ten best
-            of all candidates, in evaluation and with ``softmax``.
+            ``loss``, the mean over states and ranks; in evaluation and with ``softmax`` also ``hit@10``, the share of
+            states with the target among the ten best of all candidates, and ``share``, that of states whose target can
+            be scored: others count in neither.
         """
         known = encoder.trained[targets]  # a held-out target may be new: nothing to score it by
         outputs = {}
@@ -73,7 +74,8 @@ class ItemScores(nn.Module):
                 table = unit(encoder.vectors(self.rows))
                 total, better = FullSoftmax.apply(states, table, self.place[targets], known)
                 outputs["loss"] = total / mean_count(known)
-                outputs["hit@10"] = masked_mean(((better < 10) & known).to(states.dtype), torch.ones_like(known))
+                outputs["hit@10"] = masked_mean((better < 10).to(states.dtype), known)
+                outputs["share"] = known.to(states.dtype).mean()
             if self.loss != "softmax":
                 outputs["loss"] = masked_mean(self._against_drawn(encoder, states, targets, drawn), known)
         return outputs

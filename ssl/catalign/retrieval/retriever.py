@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ class Retriever:
             CatalignError: No query, text without a known word, an image that isn't one, an unknown product, attribute
                 or value, or weights for a fusion that has none.
         """
-        if k < 1:
-            raise CatalignError(f"k is {k}", "ask for at least one product")
+        k = _count(k)
         fusion = self._weighted(weights)
         if item is not None:
             if text is not None or image is not None:
@@ -131,7 +131,7 @@ class Retriever:
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Iterable[str],
         *,
         k: int = 10,
         exclude_seen: bool = True,
@@ -140,7 +140,7 @@ class Retriever:
         """The k products that someone with this history is most likely to want next.
 
         Args:
-            history: Product ids, oldest first.
+            history: Product ids, oldest first; of a long one the encoder reads the last ``max_length``.
             k: Products to return.
             exclude_seen: Leave out the products of the history.
             filters: As :meth:`search` takes.
@@ -149,14 +149,15 @@ class Retriever:
             CatalignError: The run has no behaviour encoder, the history is empty, or a product, attribute or value is
                 unknown.
         """
-        if k < 1:
-            raise CatalignError(f"k is {k}", "ask for at least one product")
-        if not history:
+        k = _count(k)
+        if isinstance(history, str):
+            raise CatalignError(f"history {history!r} is one text", f"give a list of product ids: [{history!r}]")
+        ids = [str(id) for id in history]
+        if not ids:
             raise CatalignError("an empty history", "give the ids of products that the user bought or viewed")
-        vector = self.embedder.histories([np.array([self.catalogue.row(id) for id in history])])
+        vector = self.embedder.histories([np.array([self.catalogue.row(id) for id in ids])])
         query = self.fusion({BEHAVIOUR: vector}) if BEHAVIOUR in self.fusion.names else vector
-        seen = set(map(str, history)) if exclude_seen else set()
-        return self._found(query, k, seen, filters, f"after {', '.join(map(str, history))}")
+        return self._found(query, k, set(ids) if exclude_seen else set(), filters, _after(ids))
 
     def browse(self, *, filters: Filters | None = None, k: int = 10) -> Results:
         """The first k products, in no order of merit: their score is NaN.
@@ -170,7 +171,7 @@ class Retriever:
         """
         allowed = self._allowed(filters or {})
         ids = self.index.ids if allowed is None else allowed
-        return Results([self.hit(id) for id in ids[:k]], "products" + _describe_filters(filters))
+        return Results([self.hit(id) for id in ids[: _count(k)]], "products" + _describe_filters(filters))
 
     def hit(self, id: str, score: float = math.nan) -> Hit:
         """A product as results show it."""
@@ -229,6 +230,18 @@ class Retriever:
         for name, wanted in filters.items():
             keep &= self.catalogue.having(name, _values(wanted))
         return [id for id in np.array(self.catalogue.ids, dtype=object)[keep] if id in self.index]
+
+
+def _count(k: int) -> int:
+    if not isinstance(k, Integral) or k < 1:
+        raise CatalignError(f"k is {k}", "ask for one product or more")
+    return int(k)  # faiss takes no integers of NumPy
+
+
+def _after(ids: Sequence[str]) -> str:
+    """A title that names the last five products of a history."""
+    before = f" and {len(ids) - 5} before" if len(ids) > 5 else ""
+    return f"after {', '.join(ids[-5:])}{before}"
 
 
 def _values(wanted: str | int | float | Iterable[str | int | float]) -> list[str]:

@@ -78,10 +78,9 @@ def loaders_of(
         val = partial(BatchLoader, catalogue, catalogue.rows("val"), **options)
     count, held_out = (len(loader(batch_size=1, steps=0).rows) for loader in (train, val))
     if count < settings.batch_size:
-        raise CatalignError(
-            f"stages.{name}: {count} training {unit} do not fill one batch of {settings.batch_size}",
-            f"set stages.{name}.trainer.batch_size={max(2, count // 2)} or less",
-        )
+        problem = f"stages.{name}: {count} training {unit} do not fill one batch of {settings.batch_size}"
+        smaller = f"set stages.{name}.trainer.batch_size={count} or less"
+        raise CatalignError(problem, smaller if count > 1 else f"train on more {unit}")
     per_step = settings.batch_size * settings.accumulate * settings.devices
     steps = settings.accumulate * (settings.max_steps or math.ceil(settings.epochs * count / per_step))
     size = max(1, min(settings.batch_size, held_out // settings.devices))

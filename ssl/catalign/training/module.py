@@ -107,6 +107,8 @@ class StageModule(pl.LightningModule):
         values = _average(self._validation)
         embedded = {modality: torch.cat(parts)[:2048] for modality, parts in self._embedded.items()}
         for modality, features in embedded.items():
+            if len(features) < monitors.FEWEST:
+                continue
             values[f"monitor/{modality}/feature_std"] = monitors.feature_std(features)
             values[f"monitor/{modality}/rankme"] = monitors.rankme(features)
             values[f"monitor/{modality}/uniformity"] = monitors.uniformity(features)

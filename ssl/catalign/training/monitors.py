@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEWEST = 8
+"""Rows that the monitors need to say anything."""
+
 
 def feature_std(features: Tensor) -> float:
     """Mean over dimensions of the standard deviation of L2-normalised features ``(N, D)``, times sqrt(D).

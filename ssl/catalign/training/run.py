@@ -80,7 +80,13 @@ class Run:
             if known is not None and is_sealed(known):
                 self._catalogue = Catalogue.open(known).weighted(self.config.data)
             else:
-                self._catalogue = Catalogue.load(self.config.data)
+                try:
+                    self._catalogue = Catalogue.load(self.config.data)
+                except CatalignError as error:
+                    if known is None:
+                        raise
+                    problem = f"{self.path}: its prepared catalogue {known} is gone, and cannot be made again: {error}"
+                    raise CatalignError(problem, "paths are relative to the folder in which the run was made") from None
                 self.note(catalogue=str(self._catalogue.path))
         return self._catalogue
 

@@ -91,6 +91,12 @@ def _text(module: ModuleType) -> str:
     return "".join(linecache.getlines(module.__file__ or ""))
 
 
+def is_finished(run: Run, name: str) -> bool:
+    """Whether a stage has come to its end from the inputs that it has now."""
+    folder = run.stage_path(name)
+    return is_sealed(folder) and read_json(folder / "inputs.json") == stage_inputs(run, name)
+
+
 def run_stage(run: Run, name: str, *, progress: bool = True, callbacks: list[Callback] | None = None) -> Path:
     """Train a stage to its end, or go on from its checkpoint, or do nothing if its inputs are unchanged.
 
