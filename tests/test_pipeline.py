@@ -198,7 +198,7 @@ def test_products_are_recommended_from_a_history(tiny_run):
     assert retriever.recommend(catalogue.ids[:7], k=1).query == f"after {', '.join(catalogue.ids[2:7])} and 2 before"
     with pytest.raises(CatalignError, match="is one text"):
         retriever.recommend(history[0])
-    with pytest.raises(CatalignError, match="k is 2.5"):
+    with pytest.raises(CatalignError, match=r"k is 2\.5"):
         retriever.recommend(history, k=2.5)
     with pytest.raises(CatalignError, match="an empty history"):
         retriever.recommend([])
@@ -228,6 +228,8 @@ def test_a_model_of_behaviour_alone_is_embedded_searched_and_measured(tiny_confi
     retriever = Retriever.from_run(run)
     hits = retriever.recommend([run.catalogue().ids[int(bought[0])]], k=3)
     vector = Embedder.from_run(run).histories([bought[:1]])
+    with pytest.raises(CatalignError, match="training knew"):
+        retriever.recommend([run.catalogue().ids[int(np.flatnonzero(~store.present("behaviour"))[0])]])
     scores = store["behaviour"] @ vector[0]
     assert [hit.score for hit in hits] == pytest.approx(
         sorted(scores[np.arange(len(scores)) != bought[0]])[::-1][:3], abs=1e-5

@@ -146,8 +146,8 @@ class Retriever:
             filters: As :meth:`search` takes.
 
         Raises:
-            CatalignError: The run has no behaviour encoder, the history is empty, or a product, attribute or value is
-                unknown.
+            CatalignError: The run has no behaviour encoder, the history is empty or of products that training never
+                saw, or a product, attribute or value is unknown.
         """
         k = _count(k)
         if isinstance(history, str):
@@ -155,7 +155,11 @@ class Retriever:
         ids = [str(id) for id in history]
         if not ids:
             raise CatalignError("an empty history", "give the ids of products that the user bought or viewed")
-        vector = self.embedder.histories([np.array([self.catalogue.row(id) for id in ids])])
+        rows = np.array([self.catalogue.row(id) for id in ids])
+        if BEHAVIOUR in self.store.names and not self.store.present(BEHAVIOUR)[rows].any():
+            remedy = "give others; encoder.behaviour.items=content or both knows products by their text and photo"
+            raise CatalignError("no product of this history is one that training knew", remedy)
+        vector = self.embedder.histories([rows])
         query = self.fusion({BEHAVIOUR: vector}) if BEHAVIOUR in self.fusion.names else vector
         return self._found(query, k, set(ids) if exclude_seen else set(), filters, _after(ids))
 
