@@ -182,33 +182,37 @@ def _change(curves: dict[str, Series]) -> str:
 
 def inpainting(run: Run, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Masked, reconstructed and original photos of test products, of every stage that inpaints."""
+    able = list(_objectives(run, "reconstruct"))
+    if not able:
+        raise CatalignError("no finished stage has an inpainting objective")
     test = catalogue.rows("test")
     rows = np.sort(sample(test[catalogue.has_image[test]], PHOTOS))
     panel = []
-    for stage, name, objective in _objectives(run, "reconstruct"):
+    for stage, name, objective in able:
         images = torch.from_numpy(np.array(catalogue.images[rows])).permute(0, 3, 1, 2)
         made = objective.reconstruct(images, torch.Generator().manual_seed(0))
         shots = [[plots.picture(pixels) for pixels in part.permute(0, 2, 3, 1).numpy()] for part in made]
         triples = [dict(zip(("masked", "reconstructed", "original"), triple)) for triple in zip(*shots, strict=True)]
         relative = getattr(objective, "norm_pix", False)
         panel.append({"stage": stage, "objective": name, "relative": relative, "rows": triples})
-    if not panel:
-        raise CatalignError("no finished stage has an inpainting objective")
     return panel
 
 
 def words(run: Run, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Test titles with a hidden word, and what every stage with a masked language model reads there."""
+    able = list(_objectives(run, "logits"))
+    if not able:
+        raise CatalignError("no finished stage has a masked language model")
     field = next(iter(catalogue.fields))
     test = catalogue.rows("test")
     hidden = list(islice(_hidden_words(catalogue, field, sample(test[catalogue.has_text[test]], 20 * TITLES)), TITLES))
+    if not hidden:
+        raise CatalignError("no title of the test split has a word to hide")
     panel = []
-    for stage, _, objective in _objectives(run, "logits") if hidden else ():
+    for stage, _, objective in able:
         guesses = _guesses(objective.encoder("text"), objective, hidden)
         rows = [_guessed(catalogue, *text, *guess) for text, guess in zip(hidden, guesses, strict=True)]
         panel.append({"stage": stage, "rows": rows})
-    if not panel:
-        raise CatalignError("no finished stage has a masked language model")
     return panel
 
 
