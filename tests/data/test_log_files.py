@@ -196,6 +196,8 @@ def test_histories_that_are_none_are_told(tmp_path: Path) -> None:
     events = log(tmp_path / "log.txt", "u1 a\nu2\nu1 b c\n")
     assert pairs(events) == [("u1", "a"), ("u1", "b"), ("u1", "c")], "a user of text lines may go on"
     assert [(bad.row, bad.reason) for bad in events.bad] == [(1, "empty history")]
+    printed = log(tmp_path / "log.csv", "user,history\nu1,\"['a', 'b']\"\nu2,[1 2]\nu3,[]\n")
+    assert pairs(printed) == [("u1", "a"), ("u1", "b"), ("u2", "1"), ("u2", "2")]
     texts = log(tmp_path / "log.csv", 'user,history\nu1,\nu2,"  "\nu3,a b\n')
     assert pairs(texts) == [("u3", "a"), ("u3", "b")]
     assert [bad.reason for bad in texts.bad] == ["empty history"] * 2
@@ -221,6 +223,10 @@ def test_histories_that_are_none_are_told(tmp_path: Path) -> None:
         ("log.csv", "user,Stück\nu,a\n".encode("latin-1"), r"log.csv is not UTF-8"),
         ("log.txt", "u Mütze".encode("latin-1"), r"log.txt is not UTF-8"),
         ("log.inter", "user_id\titem_id\nu\ta\n", r"column 'user_id' has no type.*\n.*format=csv"),
+        ("log.csv", "user;item\nu;a\n", r"""'data.interactions.delimiter=";"'"""),
+        ("log.csv", "user\titem\nu\ta\n", r"name it \.tsv"),
+        ("log.csv.gz", b"\x1f\x8b\xff", r"unknown kind of log"),
+        ("log.txt", "u a 1600053526\nv a 1600053527\nu b 1600053528\n", r"looks like one event per line.*\n.*\.tsv"),
         ("log.parquet", "PAR1", r"log.parquet is not a whole Parquet file"),
     ],
 )
@@ -236,6 +242,10 @@ def test_wrong_settings_get_a_sentence_that_helps(tmp_path: Path) -> None:
         read(InteractionsConfig(path=str(tmp_path)))
     with pytest.raises(CatalignError, match=r"columns.time names column 'tme', which .*\n.*did you mean 'time'"):
         log(tmp_path / "log.csv", "user,item,time\nu,a,1\n", columns={"time": "tme"})
+    with pytest.raises(CatalignError, match=r"delimiter '::' is not a single character"):
+        log(tmp_path / "log.dat", "u::a\n", format="csv", delimiter="::")
+    with pytest.raises(CatalignError, match=r"not UTF-8 text.*\n.*unpack it"):
+        log(tmp_path / "log.csv.gz", b"\x1f\x8b\xff", format="csv")
     nested = write_parquet(tmp_path / "log.parquet", {"user": ["u"], "item": [["a"]]})
     with pytest.raises(CatalignError, match=r"column of items holds list.*\n.*columns.item=COLUMN"):
         read(InteractionsConfig(path=str(nested)))

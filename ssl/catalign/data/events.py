@@ -92,7 +92,11 @@ def of_histories(table: pa.Table, number: np.ndarray, bad: list[BadRow], *, once
     """
     users, lists = _strings(table["user"], "user"), _combined(table["history"])
     if not pa.types.is_large_list(lists.type) and not pa.types.is_list(lists.type):
-        lists = pc.utf8_split_whitespace(_strings(lists, "history"))
+        cells = _strings(lists, "history")
+        # A table that pandas wrote holds lists as Python prints them: ['a', 'b'].
+        bare = pc.replace_substring_regex(cells, r"[\[\]'\",]+", " ")
+        printed = pc.match_substring_regex(cells, r"^\s*\[.*\]\s*$")
+        lists = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.if_else(printed, bare, cells)))
     items, owner = _strings(lists.flatten(), "history"), pc.list_parent_indices(lists).to_numpy()
     if "target" in table.column_names:
         items, owner = _with_targets(items, owner, _strings(table["target"], "target"))

@@ -113,11 +113,28 @@ def _lines(path: Path, config: InteractionsConfig) -> Table:
     lines = pc.utf8_trim_whitespace(lines)
     words = pc.utf8_split_whitespace(lines.filter(pc.not_equal(lines, "")))
     names, counts = words.flatten(), pc.list_value_length(words).to_numpy()
+    _refuse_events(path, names, counts)
     is_user = np.zeros(len(names), dtype=bool)
     is_user[np.cumsum(counts) - counts] = True
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts - 1)]))
     items = pa.LargeListArray.from_arrays(offsets, names.filter(pa.array(~is_user)))
     return pa.table({"user": names.filter(pa.array(is_user)), "history": items}), []
+
+
+def _refuse_events(path: Path, names: pa.Array, counts: np.ndarray) -> None:
+    """Lines of a user, an item and a time would be read as short histories that hold times.
+
+    Raises:
+        CatalignError: Every line has the same three or four words, and in one place all are times.
+    """
+    if not len(counts) or counts.min() != counts.max() or counts[0] not in (3, 4):
+        return
+    columns = [names[place :: counts[0]] for place in range(counts[0])]
+    again = len(columns[0].unique()) < len(counts)  # users go on in later lines
+    if again and any(pc.all(pc.match_substring_regex(words, r"^\d{9,}(\.\d+)?$")).as_py() for words in columns[1:]):
+        problem = f"{path} looks like one event per line, with its time, but is read as a user and all of its items"
+        header = "give it a header line such as user<TAB>item<TAB>time"
+        raise CatalignError(problem, f"{header}, and read it as CSV: name it .tsv, or data.interactions.format=csv")
 
 
 def _csv(path: Path, config: InteractionsConfig) -> Table:
@@ -151,7 +168,8 @@ def _header(source: Csv) -> list[str]:
 
 
 def _not_utf8(path: Path, error: Exception) -> CatalignError:
-    return CatalignError(f"{path} is not UTF-8 text: {error}", "store it as UTF-8")
+    packed = path.suffix.lower() in {".gz", ".bz2", ".xz", ".zip", ".zst"}
+    return CatalignError(f"{path} is not UTF-8 text: {error}", "unpack it first" if packed else "store it as UTF-8")
 
 
 def _cells(path: Path, used: dict[str, str], delimiter: str, quote: str | bool) -> Table:
@@ -230,6 +248,14 @@ _READERS: dict[str, Callable[[Path, InteractionsConfig], Table]] = {
 }
 
 
+def _between(header: list[str]) -> str:
+    """What to do about a header whose cells have another delimiter between them."""
+    mark = next((mark for mark in "\t;|" if len(header) == 1 and mark in header[0]), None)
+    if mark == "\t":
+        return "; or name it .tsv, as tabs are between its cells"
+    return f"; or say what is between its cells: 'data.interactions.delimiter=\"{mark}\"'" if mark else ""
+
+
 def _used(there: Iterable[str], config: InteractionsConfig, path: Path) -> dict[str, str]:
     """The column of every role that the log fills: the named one, or one of a usual name."""
     there = list(there)
@@ -246,6 +272,6 @@ def _used(there: Iterable[str], config: InteractionsConfig, path: Path) -> dict[
         if role not in found:
             raise CatalignError(
                 f"{path} has no column of {role}s ({' or '.join(_NAMES[role])})",
-                f"name it: data.interactions.columns.{role}=COLUMN; there are: {', '.join(there)}",
+                f"name it: data.interactions.columns.{role}=COLUMN; there are: {', '.join(there)}{_between(there)}",
             )
     return {role: found[role] for role in wanted if role in found}

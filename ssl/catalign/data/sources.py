@@ -207,6 +207,9 @@ class Csv(_Lines):
         super().__init__(path, images)
         self.encoding = encoding
         self.delimiter = delimiter or ("\t" if self.files[0].suffix.lower() == ".tsv" else ",")
+        if len(self.delimiter) != 1:
+            problem = f"{self.files[0]}: the delimiter {self.delimiter!r} is not a single character"
+            raise CatalignError(problem, "put a tab between its cells in place of it")
         csv.field_size_limit(2**31 - 1)  # descriptions can be longer than the csv module's 128 kB
 
     def columns(self) -> list[str]:
