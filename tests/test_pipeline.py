@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from catalign import pipeline
+from catalign.config import compose
 from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.errors import CatalignError
@@ -176,8 +177,6 @@ def test_every_objective_lowers_its_loss_when_trained_a_little(tiny_config, tmp_
 
 @pytest.mark.parametrize("experiment", ["quickstart", "fashion"])
 def test_pretraining_stages_are_those_of_one_modality(experiment):
-    from catalign.config import compose
-
     assert pipeline.single_modality_stages(compose([f"experiment={experiment}"])) == ["text", "image"]
 
 
@@ -204,6 +203,16 @@ def test_products_are_recommended_from_a_history(tiny_run):
         retriever.recommend([])
     with pytest.raises(CatalignError, match="has no product 'nothing'"):
         retriever.recommend(["nothing"])
+
+
+def test_a_split_without_events_is_told_before_training(tiny_config, tmp_path):
+    log = tmp_path / "log.csv"
+    rows = [f"u{user},i{item},7" for user in range(9) for item in range(user, user + 5)]
+    log.write_text("\n".join(["user,item,time", *rows]))
+    given = ["experiment=next_item", "data=log", f"data.interactions.path={log}", f"data.cache={tmp_path}"]
+    config = compose([*given, f"output={tmp_path / 'run'}", "data.interactions.split=global_time"])
+    with pytest.raises(CatalignError, match="held out for 'val'"):
+        pipeline.start(config)
 
 
 def test_a_last_stage_that_describes_no_products_is_refused_before_training(tiny_config, tmp_path):

@@ -16,6 +16,7 @@ from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, un
 from catalign.config import Component, Config
 from catalign.data.catalogue import Catalogue
 from catalign.data.history_batches import BEHAVIOUR
+from catalign.data.interactions import LABELS
 from catalign.data.store import EmbeddingStore
 from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
@@ -94,7 +95,8 @@ def check_against_catalogue(run: Run) -> None:
     """Check what only the catalogue can tell: that it has what stages and protocols read.
 
     Raises:
-        CatalignError: A stage or protocol names a column that the catalogue lacks, or reads what no product has.
+        CatalignError: A stage or protocol names a column that the catalogue lacks, or reads what no product has, or
+            events of a split that has none.
     """
     config, catalogue = run.config, run.catalogue()
     rows = catalogue.rows("train")
@@ -111,6 +113,14 @@ def check_against_catalogue(run: Run) -> None:
             )
         remedy = f"leave out what reads it: {' '.join(f'~stages.{name}' for name in without)}, or check data.columns"
         raise CatalignError(f"stages.{without[0]} reads {missing}, but no training product has any", remedy)
+    if catalogue.histories is not None and any("behaviour" in modalities_of(config, name) for name in config.stages):
+        chosen = [c.options.get("split", "test") for c in config.evaluation.values() if c.name == "sequential"]
+        for split in dict.fromkeys(["val", *chosen]):
+            if not len(catalogue.histories.part(LABELS[split]).values):
+                problem = f"no event of the histories is held out for {split!r}"
+                raise CatalignError(
+                    problem, "raise data.interactions.val, test or cold; or take data.interactions.split=leave_one_out"
+                )
     for name in config.stages:
         for key in ("text", "second_text"):
             for column in fields_of(run, name, key) or {}:

@@ -225,6 +225,7 @@ def test_histories_that_are_none_are_told(tmp_path: Path) -> None:
         ("log.inter", "user_id\titem_id\nu\ta\n", r"column 'user_id' has no type.*\n.*format=csv"),
         ("log.csv", "user;item\nu;a\n", r"""'data.interactions.delimiter=";"'"""),
         ("log.csv", "user\titem\nu\ta\n", r"name it \.tsv"),
+        ("log.txt", "user,item\nu,a\n", r"commas, not blanks.*\n.*format=csv"),
         ("log.csv.gz", b"\x1f\x8b\xff", r"unknown kind of log"),
         ("log.txt", "u a 1600053526\nv a 1600053527\nu b 1600053528\n", r"looks like one event per line.*\n.*\.tsv"),
         ("log.parquet", "PAR1", r"log.parquet is not a whole Parquet file"),

@@ -122,11 +122,16 @@ def _lines(path: Path, config: InteractionsConfig) -> Table:
 
 
 def _refuse_events(path: Path, names: pa.Array, counts: np.ndarray) -> None:
-    """Lines of a user, an item and a time would be read as short histories that hold times.
+    """Lines of a user, an item and a time would be read as short histories that hold times, and CSV as users alone.
 
     Raises:
-        CatalignError: Every line has the same three or four words, and in one place all are times.
+        CatalignError: Every line has the same three or four words, and in one place all are times; or lines are one
+            word with commas.
     """
+    if len(counts) and counts.max() == 1 and pc.all(pc.match_substring(names, ",")).as_py():
+        raise CatalignError(
+            f"{path} has commas, not blanks, between its words", "data.interactions.format=csv reads it"
+        )
     if not len(counts) or counts.min() != counts.max() or counts[0] not in (3, 4):
         return
     columns = [names[place :: counts[0]] for place in range(counts[0])]

@@ -63,6 +63,7 @@ def histories(events: Events, ids: Sequence[str], config: InteractionsConfig) ->
         "unknown_items": {"count": len(lacking_items), "examples": examples},
         "users_left_out": len(ordered) - len(made),
         "unsorted_users": unsorted,
+        "timed": made.times is not None,
         **config.model_dump(include={"min_user", "min_item"}),
     }
     if not len(made):
@@ -123,7 +124,8 @@ def in_words(facts: dict[str, Any]) -> str:
     bad = f"{facts['bad_rows']:,} bad rows, see {REPORT}" if facts["bad_rows"] else "no bad rows"
     left_out = ", ".join(_left_out(facts)) or "none"
     by_time = f"; put in the order of time for {facts['unsorted_users']:,} users" if facts["unsorted_users"] else ""
-    return f"{bad}; events left out: {left_out}{by_time}"
+    untimed = "" if facts.get("timed", True) else "; no column of times, so the file's order counts"
+    return f"{bad}; events left out: {left_out}{by_time}{untimed}"
 
 
 def _left_out(facts: dict[str, Any]) -> list[str]:
