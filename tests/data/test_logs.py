@@ -150,7 +150,7 @@ def test_a_table_with_a_log(shop: Path) -> None:
 
 def test_too_many_bad_rows_of_a_log_stop(shop: Path) -> None:
     (shop / "shop.csv").write_text("id,title\na,red shoe\nb,blue bag\nc,green hat\n")
-    problem = r"3 of 18 rows of 'the log of table' are bad \(16.7%, the limit is 5.0%\): row 7 \(user\): missing user"
+    problem = r"3 of 18 rows of '.*log.csv' are bad \(16.7%, the limit is 5.0%\): row 7 \(user\): missing user"
     with pytest.raises(CatalignError, match=problem) as error:
         prepare.prepare(overrides(shop, "data.max_bad_share=0.05"), progress=False)
     assert "interactions_quarantine.csv" in str(error.value)

@@ -84,7 +84,8 @@ def _write_histories(
 
 def check_log(config: DataConfig, bad: list[BadRow], rows: int, folder: Path) -> None:
     """Stop when too many rows of the log are bad, as :func:`catalign.data.quarantine.check_share` does."""
-    quarantine.check_share(f"the log of {config.name}", bad, rows, config.max_bad_share, folder / logs.REPORT)
+    assert config.interactions is not None
+    quarantine.check_share(str(config.interactions.path), bad, rows, config.max_bad_share, folder / logs.REPORT)
 
 
 def usable(parts: list[Part]) -> tuple[list[np.ndarray], list[BadRow], int]:
