@@ -190,7 +190,7 @@ def test_no_run_is_needed(catalogue, context):
     found = context(catalogue(["a", "b"]), {"image": np.eye(2), "text": np.eye(2)})
     assert found.config is None
     assert found.parameters() is None
-    assert found.untrained_text() is None
+    assert found.untrained_queries() is None
 
 
 def test_parameters_are_those_of_the_last_finished_stage(catalogue, context):

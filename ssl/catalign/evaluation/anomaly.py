@@ -106,7 +106,7 @@ def anomaly(
     if surprise is not None:
         scores["ours"]["likelihood"] = _known(surprise(everything.titles))
     if context.untrained is not None:
-        scores["untrained"] = _of_model(context, context.untrained, context.untrained_text(), bank, everything)
+        scores["untrained"] = _of_model(context, context.untrained, context.untrained_queries(), bank, everything)
     scores |= _trivial(context, bank, everything)
     measured = {name: _measured(signals, trials, len(val), len(test)) for name, signals in scores.items()}
     metrics, cases = measured.pop("ours")

@@ -160,7 +160,7 @@ def _tables(
     """Every row of the result, input by input: ``ours`` or a baseline, the input, its features per split."""
     models: list[tuple[str, EmbeddingStore, TextEmbedder | None]] = [("ours", context.store, context.embedder)]
     if context.untrained is not None:
-        models.append(("untrained", context.untrained, context.untrained_text()))
+        models.append(("untrained", context.untrained, context.untrained_queries()))
     texts = masked_texts(context, task)
     for row, store, embedder in models:
         own: dict[str, dict[str, Table]] = {}

@@ -108,7 +108,7 @@ class Context:
         """Queries of one modality ``(Q, D)`` as the run's fusion places them among fused documents ``(Q, D')``."""
         return vectors if self.fusion is None else self.fusion({modality: vectors})
 
-    def untrained_text(self) -> QueryEmbedder | None:
+    def untrained_queries(self) -> QueryEmbedder | None:
         """The untrained model's embedder, if there is an untrained store to compare its queries with."""
         if self.untrained_embedder is None and self.untrained is not None and self.run is not None:
             self.untrained_embedder = Embedder.from_run(self.run, self.run.untrained())

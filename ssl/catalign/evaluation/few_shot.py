@@ -145,7 +145,7 @@ def _prepared(context: Context, attribute: str, few: int) -> tuple[Classes, Clas
     novel = classes_of(np.flatnonzero(usable & is_new), column, few)
     base = classes_of(np.flatnonzero(usable & ~is_new & (catalogue.splits == "train")), column, few)
     views: Views = {"ours": _embedded(context, context.store, embedder, texts, own=True)}
-    if context.untrained is not None and (untrained := context.untrained_text()) is not None:
+    if context.untrained is not None and (untrained := context.untrained_queries()) is not None:
         views["untrained"] = _embedded(context, context.untrained, untrained, texts, own=False)
     views["tfidf"] = {"text": tfidf(texts)[0]}
     views["pixels"] = {"image": raw_pixels(catalogue, np.arange(len(catalogue)))}
@@ -229,7 +229,7 @@ def _transferred(context: Context, setting: Setting, given: str | None, base: tu
     few = max(shape.shots + shape.queries for shape in setting.shapes)
     novel = classes_of(np.flatnonzero(embedder.knows(texts) & (column != "")), column, few)
     views: Views = {"ours": {"text": text_vectors(embedder, texts)}}
-    if (untrained := context.untrained_text()) is not None:
+    if (untrained := context.untrained_queries()) is not None:
         views["untrained"] = {"text": text_vectors(untrained, texts)}
     views["tfidf"] = {"text": tfidf(texts)[0]}
     return [_measure(context, setting, novel, views, base, variant="icecat", attribute="supplier")]

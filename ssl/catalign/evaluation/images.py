@@ -66,7 +66,7 @@ def images(
     found = read_folder(root, seed)
     encoders: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {"ours": context.embedder.image_features}
     encoders["pixels"] = lambda photos: averaged(np.stack(photos))
-    if (untrained := context.untrained_text()) is not None:
+    if (untrained := context.untrained_queries()) is not None:
         encoders["untrained"] = untrained.image_features
     features = described(found.paths, context.catalogue.images.shape[1:3], encoders)
     guesses = {name: _guesses(found, table, methods) for name, table in features.items()}

@@ -103,7 +103,7 @@ def kagl(context: Context, *, qrels: str | None = None, documents: list[Document
     tasks, gallery, record = read_qrels(_path(context, qrels), context.catalogue.ids)
     kinds: Sequence[str] = documents or [kind for kind in DOCUMENTS if kind != "fused" or context.fusion is not None]
     own = _measure(model, context, tasks, gallery, kinds)
-    beside, embedder = {}, context.untrained_text()
+    beside, embedder = {}, context.untrained_queries()
     if context.untrained is not None and embedder is not None:
         beside = _measure((context.untrained, embedder), context, tasks, gallery, kinds)
     words = _word_match(context, tasks, gallery)

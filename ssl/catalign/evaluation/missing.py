@@ -116,7 +116,7 @@ def missing(
     trial = _trial(context, rows[chosen], [texts[number] for number in chosen], pool, shares)
     metrics = _measure(context.store, context.embedder, fusion, trial)
     baselines = {"random": _random(trial, metrics)}
-    if context.untrained is not None and (embedder := context.untrained_text()) is not None:
+    if context.untrained is not None and (embedder := context.untrained_queries()) is not None:
         published = context.fuser(context.untrained, own=False)
         baselines["untrained"] = _measure(context.untrained, embedder, published, trial)
     baselines |= {"tfidf": _word_match(catalogue, trial), "pixels": _pixels(catalogue, trial)}

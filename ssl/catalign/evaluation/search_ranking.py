@@ -170,7 +170,7 @@ def _all_scores(context: Context, queries: list[str], weight: float) -> dict[str
     scores["encoder"] = _similarities(context.embedder, context.catalogue, queries)
     scores["rrf"] = reciprocal_rank_fusion(scores["bm25"], scores["encoder"])
     scores["sum"] = (1 - weight) * _scaled(scores["bm25"]) + weight * _scaled(scores["encoder"])
-    if (untrained := context.untrained_text()) is not None:
+    if (untrained := context.untrained_queries()) is not None:
         scores["untrained"] = _similarities(untrained, context.catalogue, queries)
     return scores
 

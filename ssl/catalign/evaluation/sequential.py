@@ -196,7 +196,7 @@ def _baselines(context: Context, trial: Trial, histories: Histories) -> dict[str
         "bpr_mf": recommenders.bpr_mf(histories, total, cases.users),
         "tfidf": recommenders.word_match(titles, cases.contexts),
     }
-    if context.untrained is not None and (embedder := context.untrained_text()) is not None:
+    if context.untrained is not None and (embedder := context.untrained_queries()) is not None:
         untrained = cast(HistoryEmbedder, embedder)
         beside["untrained"] = embedded(context, context.untrained, untrained, cases.contexts)
     measured = {name: trial.metrics(trial.ranks(scorer)) for name, scorer in beside.items() if scorer is not None}

@@ -71,7 +71,7 @@ def similarity(
     trials = {"sts": read_sts(folders[0]), **{name: read_matching(folders[1], name) for name in sets or SETS}}
     own = _measure(trials, partial(_cosines, context.embedder))
     rows = {"tfidf": _measure(trials, _word_match)}
-    if (untrained := context.untrained_text()) is not None:
+    if (untrained := context.untrained_queries()) is not None:
         rows["untrained"] = _measure(trials, partial(_cosines, untrained))
     record = protocol(
         "similarity",
