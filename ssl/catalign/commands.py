@@ -163,6 +163,8 @@ def enhance(options: argparse.Namespace) -> None:
     from catalign.retrieval.retriever import Retriever
 
     check_output(options.output)
+    if options.output.resolve() == options.table.resolve():
+        raise CatalignError(f"--output {options.output} is the table itself", "name another file")
     run, report = _open(options.run), options.output.with_suffix(".quarantine.csv")
     enhancer = Enhancer(Retriever.from_run(run), options.attribute, options.precision)
     wanted = list(enhancer.supports)

@@ -192,3 +192,11 @@ def test_cards_tell_what_was_trained_on_what_and_nothing_is_pickled(make_run, tm
         assert "recommend (contrastive)" in card
         assert "training products" in card
         assert {path.suffix for path in folder.iterdir()} <= {".json", ".md", ".safetensors"}
+
+
+def test_a_folder_of_other_files_is_left_alone(tiny_run, tmp_path):
+    (tmp_path / "safetensors").mkdir()
+    (tmp_path / "safetensors" / "mine.txt").write_text("mine")
+    with pytest.raises(CatalignError, match="that no export wrote"):
+        export(tiny_run, tmp_path, ["safetensors"])
+    assert (tmp_path / "safetensors" / "mine.txt").read_text() == "mine"

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from catalign import __version__
-from catalign.artifacts import sealed_folder, write_json
+from catalign.artifacts import is_sealed, sealed_folder, write_json
 from catalign.encoders.image import ImageEncoder
 from catalign.encoders.text import TextEncoder
 from catalign.errors import CatalignError, needed, unknown
@@ -66,6 +66,9 @@ def export(run: Run, folder: Path, to: Sequence[str] | None = None) -> list[Path
                 f"{' and '.join(model.encoders)} alone",
                 f"export it to {' '.join(has)}",
             )
+    for path in (folder / name for name in chosen):
+        if path.is_dir() and any(path.iterdir()) and not is_sealed(path):
+            raise CatalignError(f"{path} holds files that no export wrote", "choose another --output")
     for name in chosen:
         with sealed_folder(folder / name, catalign=__version__, weights=run.weights) as temporary:
             usage = TARGETS[name].write(run, model, temporary)
