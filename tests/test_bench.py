@@ -10,7 +10,7 @@ from PIL import Image
 
 from catalign import registry
 from catalign.artifacts import write_json
-from catalign.bench import every_protocol, set_options
+from catalign.bench import every_protocol, set_options, show
 from catalign.cli import main
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result, Skipped, protocol
@@ -82,9 +82,44 @@ def test_other_options_leave_the_runs_own_result(run, protocols):
     assert own.mean("n") == 2 * Result.load(other).mean("n") == len(run.catalogue())
 
 
+def test_a_protocol_that_the_config_lacks_has_the_options_of_its_yaml(run, protocols):
+    def sequential(context, *, split: str = "val", negatives: int | None = None):
+        return [Result("sampled", "row", protocol("sampled"), {"n": negatives}, {"random": {"n": 0}})]
+
+    protocols["sequential"] = sequential
+    for words, where in (([], "results/sequential_99"), (["evaluation.sequential_99.negatives=9"], "bench/*/*")):
+        assert main(["bench", "sequential_99", str(run.path), *words]) == 0
+        (path,) = run.path.glob(f"{where}/row.json")
+        assert Result.load(path).mean("n") == (9 if words else 99)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("evaluation.counting=3", "evaluation.counting=3 names no option"),
+        ("evaluation.counting.share=[1", "lists as [a, b]"),
+        ("share=1", "'share=1' is neither a run nor an option"),
+    ],
+)
+def test_words_that_are_no_options_are_explained(run, protocols, capsys, word, says):
+    assert main(["bench", "counting", str(run.path), word]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_wide_table_is_printed_in_parts(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    baselines = {f"baseline_{number}": {"hr@10": number / 10} for number in range(6)}
+    show(Result("counting", "row", protocol("counting"), {"hr@10": 0.9876}, baselines))
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 60
+    for word in (*baselines, *(f"{number / 10:.4f}" for number in range(6))):
+        assert told.count(word) == 1, word
+    assert told.count("0.9876") > 1  # ours stands in every part
+
+
 def test_options_of_the_run_stay(run):
     before = run.config.evaluation["retrieval"].options
-    set_options(run, ["evaluation.retrieval.split=val", "evaluation.retrieval.ks=[1, 3]"])
+    set_options(run, [], ["evaluation.retrieval.split=val", "evaluation.retrieval.ks=[1, 3]"])
     assert run.config.evaluation["retrieval"].options == {**before, "split": "val", "ks": [1, 3]}
     assert run.config.stages == Run.open(run.path).config.stages
 

@@ -95,7 +95,11 @@ def test_in_a_package_a_protocol_fails_until_it_is_filled_in(folder, tmp_path, c
     [
         (["objective", "new_task"], "name a package of your own"),
         (["objective", "new-task", "--package", "mine"], "'new-task' is no name"),
-        (["objective", "class", "--package", "mine"], "'class' is no name"),
+        (["objective", "class", "--package", "mine"], "keeps that word"),
+        (["objective", "", "--package", "mine"], "'' is no name"),
+        (["objective", "new_task", "--package", ""], "'' is no name"),
+        (["objective", "new_task", "--package", "torch"], "'torch' is another package"),
+        (["objective", "new_task", "--package", "catalign"], "'catalign' is another package"),
         (["objective", "NewTask", "--package", "mine"], "small letters"),
         (["objective", "simclr", "--package", "mine"], "'simclr' is registered already"),
         (["protocol", "kagl", "--package", "mine"], "'kagl' is registered already"),

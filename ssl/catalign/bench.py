@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from catalign import registry
 from catalign.artifacts import digest
-from catalign.config import check
+from catalign.config import check, preset
 from catalign.errors import CatalignError
-from catalign.evaluation.base import Context, Result, merge, save_results
+from catalign.evaluation.base import Context, Metrics, Result, merge, save_results
 from catalign.pipeline import Outcomes, console, context_of, measure
 from catalign.training.run import Run
 
@@ -29,24 +31,29 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
         runs: Seeds of one config.
         protocol: Its name, or ``all``: then a protocol that is skipped or fails stops no other.
         overrides: Options of protocols, such as ``evaluation.images.folder=PATH``. What a run measures with others
-            than its config's goes to its folder ``bench``, and its own results stay.
+            than its own goes to its folder ``bench``, and its own results stay.
         output: Folder for the merged results, one JSON per row; of ``all`` in folders of the protocols' names.
 
     Raises:
         CatalignError: An unknown protocol or option, no result of a protocol that was named, or one that failed.
     """
+    names = every_protocol(runs[0]) if protocol == ALL else [protocol]
+    for run in runs:
+        set_options(run, names)
     own = runs[0].config.evaluation
     for run in runs:
-        set_options(run, overrides)
+        set_options(run, names, overrides)
     contexts, outcomes = [context_of(run) for run in runs], Outcomes()
-    names = every_protocol(runs[0]) if protocol == ALL else [protocol]
     for name in names:
-        altered = name in own and own[name] != runs[0].config.evaluation[name]  # the run's own result stays
-        merged = _merged(contexts, name, outcomes, f"bench/{digest(overrides)}/{name}" if altered else None)
+        chosen = runs[0].config.evaluation.get(name)
+        other = None if chosen == own.get(name) else f"bench/{digest(chosen)}/{name}"  # the run's own result stays
+        merged = _merged(contexts, name, outcomes, other)
         if output is not None:
             save_results(merged, output / name if protocol == ALL else output)
         for result in merged:
             show(result)
+        if other and merged:
+            console.print(f"with other options than the run's own: {', '.join(str(run.path / other) for run in runs)}")
     if protocol == ALL:
         _summarise(names, outcomes)
     if outcomes.failed:
@@ -55,22 +62,39 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
         raise CatalignError(f"protocol {protocol!r} wrote no result", "see the reason above")
 
 
-def set_options(run: Run, overrides: Sequence[str]) -> None:
-    """Give protocols other options than the run was made with; its folder keeps the config that it has.
+def set_options(run: Run, names: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Give a run protocols that its config lacks, as their YAML files have them, and others of their options.
+
+    Its folder keeps the config that it has.
 
     Raises:
         CatalignError: There is no such protocol or option.
     """
-    if not overrides:
-        return
     values = run.config.model_dump(mode="json")
-    changes: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    for name, options in changes["evaluation"].items():
-        changed = {"name": name, **values["evaluation"].get(name, {}), **options}
+    evaluation, changes = values["evaluation"], _changes(overrides)
+    for name in dict.fromkeys([*names, *changes]):
+        if name not in evaluation and (options := preset("evaluation", name)):
+            evaluation[name] = options
+    for name, options in changes.items():
+        changed = {"name": name, **evaluation.get(name, {}), **options}
         given = {key: value for key, value in changed.items() if key != "name"}
         registry.validate("protocol", changed["name"], given, f"evaluation.{name}")
-        values["evaluation"][name] = changed
+        evaluation[name] = changed
     run.config = check(values)
+
+
+def _changes(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by protocol, from words such as ``evaluation.images.folder=PATH``."""
+    remedy = "write evaluation.PROTOCOL.OPTION=VALUE, with lists as [a, b]"
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise CatalignError(f"{' '.join(overrides)}: {getattr(error, 'problem', error)}", remedy) from None
+    changes = given.get("evaluation", {})
+    for name, options in changes.items():
+        if not isinstance(options, dict):
+            raise CatalignError(f"evaluation.{name}={options} names no option of a protocol", remedy)
+    return changes
 
 
 def every_protocol(run: Run) -> list[str]:
@@ -98,13 +122,26 @@ def _summarise(names: Sequence[str], outcomes: Outcomes) -> None:
 
 
 def show(result: Result) -> None:
-    """Print a result in the terminal: metrics down, ours and the baselines across."""
-    title = f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)  # eight columns fit into 80 characters
+    """Print a result: metrics down, ours and the baselines across, in several tables where one would be too wide."""
+    terminal, columns = Console(), {"ours": result.metrics, **result.baselines}
+    terminal.print(f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
+    widths = {name: max(len(name), len("0.0000")) + 2 for name in columns}
+    room = terminal.width - max(map(len, result.metrics), default=0) - widths["ours"]
+    shown = ["ours"]
+    for name in result.baselines:
+        if len(shown) > 1 and sum(widths[other] for other in (*shown[1:], name)) > room:
+            terminal.print(_table(result, {name: columns[name] for name in shown}))
+            shown = ["ours"]
+        shown.append(name)
+    terminal.print(_table(result, {name: columns[name] for name in shown}))
+
+
+def _table(result: Result, columns: Mapping[str, Metrics]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric", no_wrap=True)  # the metric is the end of the key: never cut it
-    for name in ("ours", *result.baselines):
+    for name in columns:
         table.add_column(name, justify="right", overflow="fold")
-    for key, values in result.metrics.items():
-        others = [metrics.get(key, []) for metrics in result.baselines.values()]
-        table.add_row(key, *(f"{sum(v) / len(v):.4f}" if v else "" for v in [values, *others]))
-    Console().print(table)
+    for key in result.metrics:
+        values = (metrics.get(key, []) for metrics in columns.values())
+        table.add_row(key, *(f"{sum(v) / len(v):.4f}" if v else "" for v in values))
+    return table

@@ -212,7 +212,11 @@ def bench(options: argparse.Namespace) -> None:
     if options.output and options.output.exists() and not options.output.is_dir():
         raise CatalignError(f"--output {options.output} is a file", "name a folder: one JSON per row is written there")
     overrides = [word for word in options.runs if word.startswith("evaluation.")]
-    runs = [_open(Path(word)) for word in options.runs if word not in overrides]
+    named = [Path(word) for word in options.runs if word not in overrides]
+    for word in (word for word in named if "=" in str(word) and not word.exists()):
+        remedy = "options are written evaluation.PROTOCOL.OPTION=VALUE"
+        raise CatalignError(f"{str(word)!r} is neither a run nor an option of a protocol", remedy)
+    runs = [_open(path) for path in named]
     if not runs:
         raise CatalignError("no run is named", f"catalign bench {options.protocol} RUN {' '.join(overrides)}")
     bench(runs, options.protocol, overrides, options.output)

@@ -286,6 +286,28 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise _explained(error, overrides) from None
 
 
+def preset(group: str, name: str) -> dict[str, Any]:
+    """What a group's YAML file, ours or a plugin's, sets under its own key, such as ``evaluation.images``; {} if none.
+
+    Raises:
+        CatalignError: The file cannot be composed.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    if not any((folder / group / f"{name}.yaml").is_file() for folder in config_folders()):
+        return {}
+    try:
+        plugins.use_named([])
+        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+            values: Any = OmegaConf.to_container(hydra_compose(f"{group}/{name}"), resolve=True)
+    except HydraException as error:
+        raise _explained(error, [f"{group}={name}"]) from None
+    return values.get(group, {}).get(name, {})
+
+
 def permissive(override: str) -> str:
     """Let an override set a key that no YAML file spells out; :func:`check` then knows whether the schema has it."""
     key = override.partition("=")[0]

@@ -113,9 +113,11 @@ class _Absent(CatalignError):
 def _import(name: str, remedy: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except CatalignError:
+        raise  # it says what is wrong, such as a name registered twice
+    except Exception as error:  # whatever a user's module does while it is imported
         if name.partition(".")[0] == OURS:
             raise
         absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        kind = _Absent if absent else CatalignError
-        raise kind(f"plugin {name!r} cannot be imported: {error}", remedy) from error
+        kind, reason = _Absent if absent else CatalignError, f"{type(error).__name__}: {error}"
+        raise kind(f"plugin {name!r} cannot be imported: {reason}", remedy) from error

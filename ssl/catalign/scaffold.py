@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
@@ -135,11 +136,15 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
         The files written, relative to the working folder, and the commands that come next.
 
     Raises:
-        CatalignError: A name that is no identifier or is taken, a file that exists, or no checkout and no package.
+        CatalignError: A name that is no identifier or is taken, a file or another package that exists, or no checkout
+            and no package.
     """
-    for given in filter(None, (name, package)):
+    for given in (name, *([] if package is None else [package])):
         if not given.isidentifier() or iskeyword(given) or given != given.lower():
-            raise CatalignError(f"{given!r} is no name of a Python module", "use small letters, digits and _")
+            remedy = "Python keeps that word for itself" if iskeyword(given) else "use small letters, digits and _"
+            raise CatalignError(f"{given!r} is no name of a Python module", remedy)
+    if package is not None:
+        _check_package(package)
     if name in registry.names(kind):
         raise CatalignError(f"{kind} {name!r} is registered already", "choose another name")
     files = _files(kind, name, package)
@@ -154,6 +159,15 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
         with atomic(path) as temporary:
             temporary.write_text(Template(files[path]).substitute(values), encoding="utf-8")
     return written, [f"python -m pytest {written[-1]}", *_commands(kind, name, package)]
+
+
+def _check_package(package: str) -> None:
+    """Refuse the name of a package that is not in the working folder: files beside it would hide it, or be hidden."""
+    found = importlib.util.find_spec(package)
+    places = list(found.submodule_search_locations or [found.origin or ""]) if found else []
+    if places and not any(Path(place).absolute().parent == Path.cwd() for place in places):
+        problem = f"{package!r} is another package, of {Path(places[0]).parent}"
+        raise CatalignError(problem, "choose a name of your own, or run in the folder that holds your package")
 
 
 def _folder(kind: str) -> str:

@@ -1,5 +1,7 @@
 """The contract of ``catalign.testing``, of every registered objective."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -89,6 +91,27 @@ class InPlace(Broken):
         return batch
 
 
+class Lossless(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"mse": super().forward(encode, batch)["loss"]}
+
+
+class Floating(Broken):
+    __doc__ = Broken.__doc__
+
+    def forward(self, encode, batch):
+        return {"loss": super().forward(encode, batch)["loss"].item()}
+
+
+class Forgotten(Broken):
+    __doc__ = Broken.__doc__
+
+    def prepare(self, batch, generator):
+        pass
+
+
 class Stubborn(Broken):
     __doc__ = Broken.__doc__
 
@@ -123,13 +146,22 @@ class Blind(Broken):
 @pytest.mark.parametrize(
     ("task", "check"),
     [
-        *zip([Undocumented, Infinite, Detached, Unseeded, InPlace, Stubborn, Forgetful, Rounding, Blind], CHECKS),
+        *zip([Undocumented, InPlace, Infinite, Detached, Unseeded, Stubborn, Forgetful, Rounding, Blind], CHECKS),
         (Unasked, check_seeded),
     ],
 )
 def test_every_check_can_fail(task, check):
     with pytest.raises(AssertionError):
         check(Case(task))
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [(Lossless, "no 'loss' among ['mse']"), (Floating, "['loss'] are no tensors"), (Forgotten, "not None")],
+)
+def test_what_a_task_must_return_is_said(task, says):
+    with pytest.raises(AssertionError, match=re.escape(says)):
+        check_objective(task)
 
 
 def test_a_task_that_keeps_the_contract_passes():

@@ -69,6 +69,7 @@ def test_an_empty_run_says_what_is_absent_and_what_makes_it(tiny_config, tmp_pat
     ):
         assert command in text, command
     assert "could not be made" not in text
+    assert "then fused" not in text
 
 
 def test_a_damaged_part_costs_only_its_own_section(report_run, tmp_path, caplog):
@@ -76,8 +77,10 @@ def test_a_damaged_part_costs_only_its_own_section(report_run, tmp_path, caplog)
     shutil.copytree(report_run.path, folder)
     (folder / "stages" / "text" / "metrics.json").write_text("{")
     (folder / "index_report.json").write_text('{"recall": "no number"}')
+    (folder / "results" / "broken.json").write_text("{")
     text = report.write_report([Run.open(folder)]).read_text(encoding="utf-8")
     assert Page(text).missing == ["training", "monitors", "words", "index"]  # the text stage is refused as altered
+    assert "broken.json is left out" in text
     assert "metrics.json is not valid JSON" in text
     assert "section 'index' could not be made" in caplog.text
 

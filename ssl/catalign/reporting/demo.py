@@ -127,8 +127,10 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
         port: The port to listen at.
 
     Raises:
-        CatalignError: The run is incomplete, or the port is taken.
+        CatalignError: The run is incomplete, or there is no such port, or it is taken.
     """
+    if not 0 < port < 2**16:
+        raise CatalignError(f"--port {port} is no port", "choose one from 1024 to 65535")
     shop = Shop(run)
     with TemporaryDirectory() as uploads:
         try:

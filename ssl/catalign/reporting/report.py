@@ -29,6 +29,8 @@ INDEX = {
     "products": ("products", "", "with their fused vectors"),
 }
 """Numbers of an index report -> what each is, its unit and a note."""
+DONE = {"fused": "fusion", "indexed": "index", "evaluated": "results"}
+"""What has been done with a run's embeddings, and the folder that shows it."""
 OWN = ("monitors", "inpainting", "words", "map", "index")
 """Sections about one run's model, which a comparison leaves to the runs' own reports."""
 Plan = tuple[str, str, Callable[[], Any], str]
@@ -75,6 +77,7 @@ def write_report(runs: Sequence[Run], path: str | Path | None = None) -> Path:
             synthetic=any(run.config.data.source.name == "synthetic" for run in runs),
             sections=sections,
             headline=_headline(sections),
+            done=[word for word, folder in DONE.items() if (runs[0].path / folder).is_dir()],
         )
     )
     with atomic(path) as temporary:

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from catalign.errors import CatalignError
-from catalign.evaluation.base import Result, load_results, merge, one_protocol
+from catalign.evaluation.base import Result, merge, one_protocol
 from catalign.reporting import plots
 from catalign.reporting.comparison import Variant, each, every
 from catalign.reporting.scores import Line, Table, tables_of
@@ -38,9 +38,9 @@ def result_tables(compared: Sequence[Variant]) -> dict[str, Any]:
     loaded, notes = each(every(compared), _load)
     merged: dict[str, list[Result]] = {}
     for variant in compared:
-        results = [result for name in variant.named for result in loaded.get(name, [])]
-        merged[variant.name], failed = _merged(variant, results)
-        notes += failed
+        read = [loaded[name] for name in variant.named if name in loaded]
+        merged[variant.name], failed = _merged(variant, [result for results, _ in read for result in results])
+        notes += [*(note for _, unread in read for note in unread), *failed]
     notes += [*_absent(compared, merged), *_apart([result for results in merged.values() for result in results])]
     boards: dict[str, list[Result]] = {}
     for result in (result for results in merged.values() for result in results):
@@ -60,12 +60,18 @@ def _order(results: Sequence[Result]) -> tuple[bool, str, int, int]:
     return first.benchmark == "pretext", first.benchmark, -len(results), len(first.row)
 
 
-def _load(run: Run) -> list[Result]:
-    results = load_results(run.path / "results")
-    if not results:
+def _load(run: Run) -> tuple[list[Result], list[str]]:
+    """A run's results, and sentences on files that cannot be read; they hide no other."""
+    results, unread = [], []
+    for path in sorted((run.path / "results").rglob("*.json")):
+        try:
+            results.append(Result.load(path))
+        except CatalignError as error:
+            unread.append(f"{path} is left out: {error.problem}")
+    if not (results or unread):
         commands = [f"catalign bench {name} {run.path}" for name in run.config.evaluation]
         raise CatalignError("nothing has been evaluated in this run", " && ".join(commands) or None)
-    return results
+    return results, unread
 
 
 def _merged(variant: Variant, results: Sequence[Result]) -> tuple[list[Result], list[str]]:

@@ -38,18 +38,26 @@ class Case:
         return self.task(encoders, **self.options), encoders
 
 
-def check_objective(task: type[Objective], **case: Any) -> None:
+def check_objective(
+    task: type[Objective],
+    *,
+    image: str = "vit",
+    encoders: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> None:
     """Make all of :data:`CHECKS` of a pretext task.
 
     Args:
         task: Its class.
-        **case: As :class:`Case` takes.
+        image: As in :class:`Case`.
+        encoders: As in :class:`Case`.
+        **options: The task's options.
 
     Raises:
         AssertionError: A check failed; the message says what it asks for.
     """
     for check in CHECKS:
-        check(Case(task, **case))
+        check(Case(task, options, image, encoders or {}))
 
 
 def step(objective: Objective, encoders: nn.ModuleDict, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
@@ -95,6 +103,10 @@ def check_finite(case: Case) -> None:
     for training in (True, False):
         objective, encoders = case.build()
         outputs = step(objective.train(training), encoders.train(training), toy_batch())
+        assert isinstance(outputs, dict), f"forward returns a dict with 'loss', not {outputs!r}"
+        assert "loss" in outputs, f"forward returns no 'loss' among {sorted(outputs)}"
+        floats = sorted(name for name, value in outputs.items() if not isinstance(value, Tensor))
+        assert not floats, f"{floats} are no tensors: keep the loss's gradient, and detach() metrics in place of item()"
         assert outputs["loss"].requires_grad, "the loss carries no gradient"
         for name, value in outputs.items():
             assert value.ndim == 0, f"{name} is no scalar"
@@ -134,7 +146,8 @@ def check_prepare(case: Case) -> None:
     objective, _ = case.build()
     batch = toy_batch()
     before = {key: value.clone() for key, value in batch.items()}
-    objective.prepare(batch, torch.Generator().manual_seed(0))
+    prepared = objective.prepare(batch, torch.Generator().manual_seed(0))
+    assert isinstance(prepared, dict), f"prepare returns the batch, a dict, not {prepared!r}"
     assert batch.keys() == before.keys(), "prepare returns a new dict: {**batch, …}"
     changed = [key for key in before if not torch.equal(batch[key], before[key])]
     assert not changed, f"prepare changed {changed} in place"
@@ -195,10 +208,10 @@ def check_absent(case: Case) -> None:
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_declaration,
+    check_prepare,
     check_finite,
     check_gradients,
     check_seeded,
-    check_prepare,
     check_learns,
     check_resumes,
     check_bf16,

@@ -25,7 +25,6 @@ def check_protocol(protocol: Callable[..., list[Result]], folder: Path, **option
     """
     results, again = (protocol(toy_context(folder / name), **options) for name in ("first", "again"))
     assert results, "no result"
-    assert [result.to_json() for result in results] == [result.to_json() for result in again], "it is not deterministic"
     for result in results:
         assert result.protocol.get("id"), "make the record with catalign.evaluation.base.protocol"
         assert Result.from_json(result.to_json()).row == result.row
@@ -34,3 +33,4 @@ def check_protocol(protocol: Callable[..., list[Result]], folder: Path, **option
         for name, metrics in result.baselines.items():
             assert metrics.keys() & result.metrics.keys(), f"baseline {name} shares no key with the metrics"
         assert result.baselines, "put a trivial baseline beside the numbers: random, majority, untrained, …"
+    assert [result.to_json() for result in results] == [result.to_json() for result in again], "it is not deterministic"
