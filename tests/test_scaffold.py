@@ -96,6 +96,8 @@ def test_in_a_package_a_protocol_fails_until_it_is_filled_in(folder, tmp_path, c
         (["objective", "new_task"], "name a package of your own"),
         (["objective", "new-task", "--package", "mine"], "'new-task' is no name"),
         (["objective", "class", "--package", "mine"], "keeps that word"),
+        (["protocol", "protocol", "--package", "mine"], "would hide protocol"),
+        (["objective", "batch", "--package", "mine"], "would hide Batch"),
         (["objective", "", "--package", "mine"], "'' is no name"),
         (["objective", "new_task", "--package", ""], "'' is no name"),
         (["objective", "new_task", "--package", "torch"], "'torch' is another package"),

@@ -35,8 +35,12 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
         output: Folder for the merged results, one JSON per row; of ``all`` in folders of the protocols' names.
 
     Raises:
-        CatalignError: An unknown protocol or option, no result of a protocol that was named, or one that failed.
+        CatalignError: A seed that occurs twice, an unknown protocol or option, no result of a protocol that was named,
+            or one that failed.
     """
+    seeds = [run.config.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise CatalignError(f"a seed occurs twice among the runs: {seeds}", "give each run of a row its own seed")
     names = every_protocol(runs[0]) if protocol == ALL else [protocol]
     for run in runs:
         set_options(run, names)
@@ -55,7 +59,9 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
         if other and merged:
             console.print(f"with other options than the run's own: {', '.join(str(run.path / other) for run in runs)}")
     if protocol == ALL:
-        _summarise(names, outcomes)
+        measured = [name for name in names if name not in {**outcomes.skipped, **outcomes.failed}]
+        console.print(f"[green]measured[/] {len(measured)} of {len(names)} protocols: {', '.join(measured) or 'none'}")
+    outcomes.tell()
     if outcomes.failed:
         raise CatalignError(f"failed: {', '.join(outcomes.failed)}", "see the reason above")
     if protocol != ALL and not merged:
@@ -109,16 +115,6 @@ def _merged(contexts: Sequence[Context], name: str, outcomes: Outcomes, folder: 
         for written in measure(context, name, outcomes, context.run.path / folder if folder else None):
             rows.setdefault(written.stem, []).append(Result.load(written))
     return [merge(results) for results in rows.values()]
-
-
-def _summarise(names: Sequence[str], outcomes: Outcomes) -> None:
-    """Say which protocols were measured, and of the others why not and what they need."""
-    without = {**outcomes.skipped, **outcomes.failed}
-    measured = [name for name in names if name not in without]
-    console.print(f"[green]measured[/] {len(measured)} of {len(names)} protocols: {', '.join(measured) or 'none'}")
-    for name, reason in without.items():
-        colour, word = ("red", "failed") if name in outcomes.failed else ("yellow", "skipped")
-        console.print(f"[{colour}]{word}[/] {name}: {reason}")
 
 
 def show(result: Result) -> None:

@@ -198,7 +198,7 @@ def _filters(given: Sequence[str]) -> dict[str, list[str]]:
     for pair in given:
         attribute, equals, value = pair.partition("=")
         if not equals:
-            raise CatalignError(f"--filter {pair!r} has no '='", "write --filter base_colour=Red")
+            raise CatalignError(f"--filter {pair!r} has no '='", f"write --filter {pair}=VALUE")
         filters.setdefault(attribute, []).append(value)
     return filters
 
@@ -239,11 +239,7 @@ def list_(options: argparse.Namespace) -> None:
     kind = options.kind.removesuffix("s")
     if kind == "experiment":
         for path in (path for folder in config_folders() for path in sorted((folder / kind).glob("*.yaml"))):
-            comment = path.read_text(encoding="utf-8").splitlines()
-            print(
-                f"{path.stem:<16}",
-                next((line[2:] for line in comment if line.startswith("# ") and "@" not in line), ""),
-            )
+            print(listing.experiment(path))
         return
     if kind not in registry.PACKAGES:
         raise unknown("kind", options.kind, [*(f"{name}s" for name in registry.PACKAGES), "experiments"])

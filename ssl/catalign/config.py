@@ -359,9 +359,9 @@ def _check(schema: type[Any], values: Any, where: str) -> Any:
         if first["type"] == "extra_forbidden":
             known = [*_known_keys(schema, path[:-1]), *([] if path[1:] or where else ["experiment"])]
             raise unknown(f"config key {full!r}; the part", path[-1], known) from None
-        raise CatalignError(
-            f"config key {full or 'root'}: {first['msg']}", f"it was {first['input']!r}"[:300]
-        ) from None
+        given = first["input"]
+        remedy = f"write {full}=[{given}]" if first["type"] == "list_type" else f"it was {given!r}"
+        raise CatalignError(f"config key {full or 'root'}: {first['msg']}", remedy[:300]) from None
 
 
 def _known_keys(schema: Any, path: list[str]) -> list[str]:

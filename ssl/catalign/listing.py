@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def describe(kind: str, name: str, *, verbose: bool = False) -> str:
     }
     told = [_filled(f"{heading}: {text}", 4, 8) for heading, text in facts.items() if text]
     return "\n".join([line, *_indented(rest), *told, *_options(kind, name, sections.get("Args", "")), ""])
+
+
+def experiment(path: Path) -> str:
+    """An experiment's name and the comment at the top of its file."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line[2:] for line in lines if "@" not in line)
+    name = f"{path.stem:<22}"
+    return textwrap.fill(text, WIDTH, initial_indent=f"{name} ", subsequent_indent=" " * (len(name) + 1)) or name
 
 
 def papers(docstring: str) -> list[str]:

@@ -236,6 +236,7 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
     context, outcomes = context_of(run), Outcomes()
     names = list(run.config.evaluation) if protocols is None else protocols
     written = [path for name in names for path in measure(context, name, outcomes)]
+    outcomes.tell()
     if outcomes.failed:
         report([run])  # the other protocols and the report are worth having all the same
         raise next(iter(outcomes.failed.values()))
@@ -248,6 +249,12 @@ class Outcomes:
 
     skipped: dict[str, Skipped] = field(default_factory=dict)
     failed: dict[str, CatalignError] = field(default_factory=dict)
+
+    def tell(self) -> None:
+        """Print the reasons, and what is needed."""
+        for word, colour, reasons in (("skipped", "yellow", self.skipped), ("failed", "red", self.failed)):
+            for name, reason in reasons.items():
+                console.print(f"[{colour}]{word}[/] {name}: {reason}")
 
 
 def measure(context: Context, name: str, outcomes: Outcomes, folder: Path | None = None) -> list[Path]:
@@ -275,11 +282,9 @@ def measure(context: Context, name: str, outcomes: Outcomes, folder: Path | None
     try:
         results = evaluate_protocol(context, component.name, **component.options)
     except Skipped as reason:
-        console.print(f"[yellow]skipped[/] {name}: {reason}")
         outcomes.skipped[name] = reason
         return []
     except CatalignError as error:
-        console.print(f"[red]failed[/] {name}: {error}")
         outcomes.failed[name] = error
         return []
     console.print(f"[green]done[/] evaluate {name} in {time.perf_counter() - began:.0f} s")

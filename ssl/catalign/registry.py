@@ -48,7 +48,8 @@ def register(kind: str, name: str) -> Callable[[Component], Component]:
             component.__module__,
             component.__qualname__,
         ):
-            raise CatalignError(f"{kind} {name!r} is registered twice: {other.__module__} and {component.__module__}")
+            problem = f"{kind} {name!r} is registered twice: {other.__module__} and {component.__module__}"
+            raise CatalignError(problem, "give one of them another name")
         _components[kind][name] = component
         return component
 

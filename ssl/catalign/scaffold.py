@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
@@ -145,6 +146,9 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
             raise CatalignError(f"{given!r} is no name of a Python module", remedy)
     if package is not None:
         _check_package(package)
+    defined = _title(name) if kind == "objective" else name
+    if re.search(rf"^from .* import .*\b{defined}\b", CODE[kind], re.MULTILINE):
+        raise CatalignError(f"{kind} {name!r} would hide {defined}, which its file imports", "choose another name")
     if name in registry.names(kind):
         raise CatalignError(f"{kind} {name!r} is registered already", "choose another name")
     files = _files(kind, name, package)
@@ -152,13 +156,18 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
         if path.exists() and path.name != "__init__.py":
             raise CatalignError(f"{path} exists", "choose another name, or delete it first")
     module = f"{package or plugins.OURS}.{_folder(kind)}.{name}"
-    values = {"name": name, "title": "".join(map(str.title, name.split("_"))), "module": module}
+    values = {"name": name, "title": _title(name), "module": module}
     written = [path for path in files if not path.exists()]
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             temporary.write_text(Template(files[path]).substitute(values), encoding="utf-8")
     return written, [f"python -m pytest {written[-1]}", *_commands(kind, name, package)]
+
+
+def _title(name: str) -> str:
+    """A class's name for a module's."""
+    return "".join(map(str.title, name.split("_")))
 
 
 def _check_package(package: str) -> None:
@@ -186,8 +195,8 @@ def _files(kind: str, name: str, package: str | None) -> dict[Path, str]:
         root, inits, configs, test = Path("ssl", plugins.OURS), {}, Path("configs"), Path("tests", code)
     else:
         raise CatalignError(
-            f"{Path.cwd()} is no checkout of catalign",
-            f"name a package of your own, new or not: catalign new {kind} {name} --package my_package",
+            f"{Path.cwd()} is not the top folder of a checkout of catalign",
+            f"run there, or name a package of your own, new or not: catalign new {kind} {name} --package my_package",
         )
     yaml = configs / group / f"{name}.yaml"
     return {

@@ -104,18 +104,10 @@ def test_sentence_transformers_embeds_texts_as_the_run_does(make_run, tmp_path, 
 def test_onnx_embeds_texts_and_photos_as_the_run_does(make_run, tmp_path):
     pytest.importorskip("onnxruntime", reason="pip install 'catalign[export]'")
     pytest.importorskip("onnxscript", reason="pip install 'catalign[export]'")
-    from tokenizers import Tokenizer
-
     vit = ["encoder/image=vit_tiny", "encoder.image.size=[48, 32]", "encoder.image.kwargs.depth=1"]
     run = make_run(*vit, "encoder.text.attention=eager")
     (folder,) = export(run, tmp_path / "out", ["onnx"])
-    encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(TEXTS)
-    given = {
-        "input_ids": np.array([text.ids for text in encoded]),
-        "attention_mask": np.array([text.attention_mask for text in encoded]),
-        "image": photos(run, 5).transpose(0, 3, 1, 2),
-    }
-    names, embedder = follow(folder, **given), Embedder.from_run(run)
+    names, embedder = follow(folder, texts=TEXTS, photos=[*photos(run, 5)]), Embedder.from_run(run)
     np.testing.assert_allclose(names["text_vectors"], embedder.text(TEXTS), atol=1e-5)
     np.testing.assert_allclose(names["image_vectors"], embedder.images([*photos(run, 5)]), atol=1e-5)
 
@@ -171,7 +163,7 @@ def test_by_default_what_needs_no_extra_and_fits_the_stage(make_run, tmp_path):
     run = make_run(stage="image")
     assert [path.name for path in export(run, tmp_path / "out")] == ["timm", "safetensors"]
     assert not read_json(tmp_path / "out" / "safetensors" / "preprocessing.json")["image"]["projected"]
-    with pytest.raises(CatalignError, match=r"hf takes a text encoder, but stage 'image'.* has image alone"):
+    with pytest.raises(CatalignError, match=r"hf takes an encoder of text, but stage 'image'.* has image alone"):
         export(run, tmp_path / "out", ["timm", "hf"])
     with pytest.raises(CatalignError, match=r"unknown export target 'onxx'\n.*did you mean 'onnx'"):
         export(run, tmp_path / "out", ["onxx"])
@@ -191,6 +183,8 @@ def test_cards_tell_what_was_trained_on_what_and_nothing_is_pickled(make_run, tm
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "recommend (contrastive)" in card
         assert "training products" in card
+        encoders = {"hf": "text", "timm": "image"}.get(folder.name, "behaviour, image, text")
+        assert f"\nEncoders of {encoders} (" in card
         assert {path.suffix for path in folder.iterdir()} <= {".json", ".md", ".safetensors"}
 
 

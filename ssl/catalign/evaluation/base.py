@@ -279,7 +279,7 @@ def merge(results: Sequence[Result]) -> Result:
         raise CatalignError(f"row {first.row!r}: the configs differ in more than the seed", "give the rows other names")
     seeds = [seed for result in results for seed in result.seeds]
     if len(set(seeds)) < len(seeds):
-        raise CatalignError(f"row {first.row!r}: a seed occurs twice in {seeds}")
+        raise CatalignError(f"row {first.row!r}: a seed occurs twice in {seeds}", "give each run of a row its own seed")
     return Result(
         **{
             **asdict(first),

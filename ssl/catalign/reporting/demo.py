@@ -136,7 +136,7 @@ def serve(run: Run, host: str = "127.0.0.1", port: int = 7860) -> None:
         try:
             open_page(shop, uploads, host, port).block_thread()
         except OSError as error:
-            raise CatalignError(f"cannot listen at {host}:{port}: {error}", "choose another --port") from None
+            raise CatalignError(f"cannot listen at {host}:{port}: {error}", "choose another --host or --port") from None
 
 
 def open_page(shop: Shop, uploads: str | Path, host: str = "127.0.0.1", port: int | None = None) -> gr.Blocks:

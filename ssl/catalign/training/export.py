@@ -62,7 +62,7 @@ def export(run: Run, folder: Path, to: Sequence[str] | None = None) -> list[Path
         if name not in has:
             stage, kinds = list(run.stages)[-1], " or ".join(TARGETS[name].reads)
             raise CatalignError(
-                f"{name} takes a {kinds} encoder, but stage {stage!r}, the last one finished, has "
+                f"{name} takes an encoder of {kinds}, but stage {stage!r}, the last one finished, has "
                 f"{' and '.join(model.encoders)} alone",
                 f"export it to {' '.join(has)}",
             )
@@ -72,7 +72,7 @@ def export(run: Run, folder: Path, to: Sequence[str] | None = None) -> list[Path
     for name in chosen:
         with sealed_folder(folder / name, catalign=__version__, weights=run.weights) as temporary:
             usage = TARGETS[name].write(run, model, temporary)
-            card = _card(run, model, TARGETS[name].library, usage)
+            card = _card(run, model, TARGETS[name], usage)
             (temporary / "README.md").write_text(card, encoding="utf-8")
             for path in temporary.rglob("*.safetensors"):
                 path.chmod(0o644)  # the library makes files that only their owner reads
@@ -85,7 +85,7 @@ def to_hf(run: Run, model: Model, folder: Path) -> str:
     encoder.model.save_pretrained(folder)
     _tokenizer(run, encoder).save_pretrained(folder)
     return """from transformers import AutoModel, AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER")
+tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER", add_pooling_layer=False)
 tokens = model(**tokenizer(["red running shoes"], padding=True, truncation=True, return_tensors="pt"))[0]"""
 
 
@@ -112,7 +112,7 @@ def to_timm(run: Run, model: Model, folder: Path) -> str:
     return """import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-features = model(transform(photo).unsqueeze(0))  # photo: a PIL image"""
+features = model(transform(photo).unsqueeze(0))  # photo: an RGB PIL image, padded to the shape of the run's photos"""
 
 
 def to_sentence_transformers(run: Run, model: Model, folder: Path) -> str:
@@ -141,7 +141,7 @@ def to_onnx(run: Run, model: Model, folder: Path) -> str:
     Batch size and length are free. onnxruntime runs each file at other sizes than it was traced at, and must agree.
     """
     runtime, _ = needed("onnxruntime", EXTRA), needed("onnxscript", EXTRA)
-    usage = ["import onnxruntime"]
+    usage = ["import numpy as np, onnxruntime"]
     for modality in [name for name in INPUTS if name in model.encoders]:
         network, names, path = _Embedding(model, modality).eval(), [*INPUTS[modality]], folder / f"{modality}.onnx"
         with warnings.catch_warnings():
@@ -163,10 +163,27 @@ def to_onnx(run: Run, model: Model, folder: Path) -> str:
             problem = f"onnxruntime makes other vectors with {path.name} than torch does"
             raise CatalignError(problem, f"update both: pip install -U 'catalign[{EXTRA}]'")
         given = ", ".join(f'"{name}": {name}' for name in names)
+        usage += ["", *_read_for_onnx(run, modality)]
         usage.append(f'{modality}_model = onnxruntime.InferenceSession("FOLDER/{modality}.onnx")')
-        usage.append(f"{modality}_vectors = {modality}_model.run(None, {{{given}}})[0]  # see {PREPROCESSING}")
-    _write_preprocessing(run, model, folder)
+        usage.append(f"{modality}_vectors = {modality}_model.run(None, {{{given}}})[0]  # of length 1")
+    _write_preprocessing(run, model, folder, inside=True)
     return "\n".join(usage)
+
+
+def _read_for_onnx(run: Run, modality: str) -> list[str]:
+    """Python from texts or photos to what their ONNX file takes."""
+    if modality == "text":
+        return [
+            "from tokenizers import Tokenizer",
+            f'encoded = Tokenizer.from_file("FOLDER/{TOKENIZER}").encode_batch(texts)  # texts: a list of str',
+            "input_ids = np.array([text.ids for text in encoded])",
+            "attention_mask = np.array([text.attention_mask for text in encoded])",
+        ]
+    height, width = run.catalogue().images.shape[1:3]
+    return [
+        f"# photos: RGB, uint8 arrays ({height}, {width}, 3); the file scales and normalises them itself",
+        "image = np.stack(photos).transpose(0, 3, 1, 2)",
+    ]
 
 
 def to_safetensors(run: Run, model: Model, folder: Path) -> str:
@@ -263,8 +280,8 @@ def _tokenizer(run: Run, encoder: TextEncoder) -> PreTrainedTokenizerFast:
     )
 
 
-def _write_preprocessing(run: Run, model: Model, folder: Path) -> None:
-    """``preprocessing.json``, and ``tokenizer.json`` for texts."""
+def _write_preprocessing(run: Run, model: Model, folder: Path, *, inside: bool = False) -> None:
+    """``preprocessing.json``, and ``tokenizer.json`` for texts; ``inside``: the exported file normalises photos."""
     catalogue, stage = run.catalogue(), list(run.stages)[-1]
     how: dict[str, dict[str, Any]] = {}
     for modality, encoder in model.encoders.items():
@@ -280,7 +297,9 @@ def _write_preprocessing(run: Run, model: Model, folder: Path) -> None:
             how[modality] |= {
                 "photo": "RGB, scaled with its aspect kept, padded with the median colour of its border",
                 "stored_size": list(catalogue.images.shape[1:3]),
-                "then": "divided by 255, resized bilinearly with antialiasing, minus mean, divided by std",
+                "then, in the file itself"
+                if inside
+                else "then": "divided by 255, resized bilinearly with antialiasing, minus mean, divided by std",
                 "size": list(encoder.size),
                 "mean": encoder.mean.flatten().tolist(),
                 "std": encoder.std.flatten().tolist(),
@@ -294,18 +313,19 @@ def _longest(run: Run) -> int:
     return int(run.catalogue().manifest["config"]["max_tokens"]) + 2
 
 
-def _card(run: Run, model: Model, library: str, usage: str) -> str:
+def _card(run: Run, model: Model, target: Target, usage: str) -> str:
     catalogue, stages = run.catalogue(), []
+    encoders = {name: encoder for name, encoder in model.encoders.items() if name in (target.reads or model.encoders)}
     for stage in run.stages:
         stages.append(f"{stage} ({' + '.join(run.config.stages[stage].objectives)})")
-    parameters = sum(weight.numel() for weight in model.encoders.parameters()) / 1e6
+    parameters = sum(weight.numel() for encoder in encoders.values() for weight in encoder.parameters()) / 1e6
     return f"""---
-library_name: {library}
+library_name: {target.library}
 tags: [catalign]
 ---
-# {run.config.name}, for {library}
+# {run.config.name}, for {target.library}
 
-Encoders of {", ".join(model.encoders)} ({parameters:.1f} M parameters), learned without labels from the catalogue
+Encoders of {", ".join(encoders)} ({parameters:.1f} M parameters), learned without labels from the catalogue
 {catalogue.name} ({len(catalogue.rows("train")):,} training products), seed {run.config.seed}.
 Stages: {", ".join(stages)}.
 Made by catalign {__version__}; weights {run.weights}.

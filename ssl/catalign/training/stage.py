@@ -135,6 +135,9 @@ def _make_way(folder: Path, inputs: str) -> None:
     before = read_json(folder / "inputs.json")
     if before == inputs:
         return
+    if not (is_sealed(folder) or (folder / CHECKPOINT).is_file()):  # it failed before there was anything to keep
+        shutil.rmtree(folder)
+        return
     aside, again = (folder.with_name(f"{folder.name}.{made_from}") for made_from in (before, inputs))
     shutil.rmtree(aside, ignore_errors=True)  # an unfinished attempt of the same inputs
     folder.rename(aside)
