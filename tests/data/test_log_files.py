@@ -148,7 +148,10 @@ def test_a_folder_of_logs_is_one(tmp_path: Path) -> None:
     (tmp_path / "parts" / "2.csv").write_text("")
     events = read(InteractionsConfig(path=str(tmp_path / "parts")))
     assert pairs(events) == [("u1", "a"), ("u2", "b"), ("u3", "c")]
-    assert [(bad.row, bad.reason.partition(":")[0]) for bad in events.bad] == [(1, "malformed"), (4, "missing user")]
+    assert [(bad.row, bad.reason) for bad in events.bad] == [
+        (1, "malformed: 1 cells, the header has 2, row 1 of 0.csv"),
+        (4, "missing user: row 1 of 1.csv"),
+    ]
     (tmp_path / "parts" / "3.csv").write_text("user,item,time\nu1,a,1\n")
     with pytest.raises(CatalignError, match="differ in their columns"):
         read(InteractionsConfig(path=str(tmp_path / "parts")))

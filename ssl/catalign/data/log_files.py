@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,26 @@ def read(config: InteractionsConfig) -> Events:
         CatalignError: There is no such file, it is not of its format, a column is missing, or there are no rows.
     """
     kind, files = _files(config)
-    table, bad = _joined([_READERS[kind](file, config) for file in files])
+    parts = [_READERS[kind](file, config) for file in files]
+    table, bad = _joined(parts)
     rows = len(table) + len(bad)
     if not rows:
         raise CatalignError(f"the log {config.path} is empty", "check data.interactions.path")
     number = np.setdiff1d(np.arange(rows), [row.row for row in bad], assume_unique=True)
     if "history" in table.column_names:
-        return of_histories(table, number, bad, once=kind != "lines")
-    return of_events(table, number, bad)
+        events = of_histories(table, number, bad, once=kind != "lines")
+    else:
+        events = of_events(table, number, bad)
+    sizes = [len(table) + len(bad) for table, bad in parts]
+    return replace(events, bad=[_located(row, files, sizes) for row in events.bad]) if len(files) > 1 else events
+
+
+def _located(bad: BadRow, files: list[Path], sizes: list[int]) -> BadRow:
+    """A bad row of a log of several files, its reason followed by its file and its number there."""
+    starts = np.cumsum([0, *sizes])
+    place = int(np.searchsorted(starts, bad.row, side="right")) - 1
+    joint = "," if ":" in bad.reason else ":"  # what stands before the first colon is counted
+    return replace(bad, reason=f"{bad.reason}{joint} row {bad.row - starts[place]} of {files[place].name}")
 
 
 def _files(config: InteractionsConfig) -> tuple[str, list[Path]]:
