@@ -58,3 +58,9 @@ def test_a_stage_overrides_the_trainer_only_where_it_says_so():
     config = compose(["trainer.clip=0.5", "stages.text.trainer.lr=0.01"])
     assert (config.trainer_of("text").lr, config.trainer_of("text").clip) == (0.01, 0.5)
     assert config.trainer_of("image").clip == 0.5
+
+
+def test_a_group_cannot_be_emptied_by_an_empty_value():
+    with pytest.raises(CatalignError, match=r"evaluation=\{\} changes nothing\n.*~evaluation\.KEY"):
+        compose(["evaluation={}"])
+    assert set(compose().evaluation) - set(compose(["~evaluation.probe"]).evaluation) == {"probe"}

@@ -309,9 +309,15 @@ def preset(group: str, name: str) -> dict[str, Any]:
 
 
 def permissive(override: str) -> str:
-    """Let an override set a key that no YAML file spells out; :func:`check` then knows whether the schema has it."""
-    key = override.partition("=")[0]
+    """Let an override set a key that no YAML file spells out; :func:`check` then knows whether the schema has it.
+
+    Raises:
+        CatalignError: It sets a group to ``{}``, which Hydra merges, so that nothing would change.
+    """
+    key, _, value = override.partition("=")
     is_group = (config_folder() / key.partition("@")[0]).is_dir()
+    if is_group and value.strip() == "{}":
+        raise CatalignError(f"{override} changes nothing", f"take keys out one by one, such as ~{key}.KEY")
     return override if is_group or "=" not in override or key[:1] in "+~" else f"++{override}"
 
 
