@@ -137,6 +137,9 @@ def test_a_plugin_that_cannot_be_imported_is_named(package):
     (package / "objectives" / "broken.py").write_text("def half(\n")
     with pytest.raises(CatalignError, match=r"'shop_tasks\.objectives\.broken'.*SyntaxError.*broken.py, line 1"):
         validate(compose([NAMED, CHOSEN]))
+    (package / "objectives" / "broken.py").write_text("\n{}['key']\n")
+    with pytest.raises(CatalignError, match=r"KeyError: 'key' \(.*broken.py, line 2\)\n.*mend it"):
+        validate(compose([NAMED, CHOSEN]))
 
 
 def test_a_stage_depends_on_the_code_that_its_plugin_uses(package):

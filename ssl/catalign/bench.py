@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError
 
 from catalign import registry
 from catalign.artifacts import digest
-from catalign.config import check, preset
+from catalign.config import check
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Context, Metrics, Result, merge, save_results
-from catalign.pipeline import Outcomes, console, context_of, measure
+from catalign.pipeline import Outcomes, console, context_of, measure, protocol_of
 from catalign.training.run import Run
 
 ALL = "all"
@@ -42,69 +44,71 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
     if len(set(seeds)) < len(seeds):
         raise CatalignError(f"a seed occurs twice among the runs: {seeds}", "give each run of a row its own seed")
     names = every_protocol(runs[0]) if protocol == ALL else [protocol]
-    for run in runs:
-        set_options(run, names)
-    own = runs[0].config.evaluation
-    for run in runs:
-        set_options(run, names, overrides)
+    others = {name for run in runs for name in set_options(run, overrides)}
     contexts, outcomes = [context_of(run) for run in runs], Outcomes()
-    for name in names:
-        chosen = runs[0].config.evaluation.get(name)
-        other = None if chosen == own.get(name) else f"bench/{digest(chosen)}/{name}"  # the run's own result stays
-        merged = _merged(contexts, name, outcomes, other)
-        if output is not None:
-            save_results(merged, output / name if protocol == ALL else output)
-        for result in merged:
-            show(result)
-        if other and merged:
-            console.print(f"with other options than the run's own: {', '.join(str(run.path / other) for run in runs)}")
-    if protocol == ALL:
-        measured = [name for name in names if name not in {**outcomes.skipped, **outcomes.failed}]
-        console.print(f"[green]measured[/] {len(measured)} of {len(names)} protocols: {', '.join(measured) or 'none'}")
-    outcomes.tell()
+    try:
+        for name in names:
+            other = None  # the folder for what is measured with other options: the runs' own results stay
+            if name in others:
+                other = f"bench/{digest(runs[0].config.evaluation[name].model_dump(mode='json'))}/{name}"
+            merged = _merged(contexts, name, outcomes, other)
+            if output is not None:
+                save_results(merged, output / name if protocol == ALL else output)
+            for result in merged:
+                show(result)
+            if other and merged:
+                folders = ", ".join(str(run.path / other) for run in runs)
+                console.print(f"with other options than the run's own: {escape(folders)}", soft_wrap=True)
+        if protocol == ALL:
+            measured = [name for name in names if name not in {**outcomes.skipped, **outcomes.failed}]
+            console.print(
+                f"[green]measured[/] {len(measured)} of {len(names)} protocols: {', '.join(measured) or 'none'}"
+            )
+    finally:
+        outcomes.tell()
     if outcomes.failed:
         raise CatalignError(f"failed: {', '.join(outcomes.failed)}", "see the reason above")
     if protocol != ALL and not merged:
         raise CatalignError(f"protocol {protocol!r} wrote no result", "see the reason above")
 
 
-def set_options(run: Run, names: Sequence[str], overrides: Sequence[str] = ()) -> None:
-    """Give a run protocols that its config lacks, as their YAML files have them, and others of their options.
+def set_options(run: Run, overrides: Sequence[str]) -> list[str]:
+    """Give protocols other options than a run has for them; its folder keeps the config that it has.
 
-    Its folder keeps the config that it has.
+    Returns:
+        The protocols whose options are now others.
 
     Raises:
         CatalignError: There is no such protocol or option.
     """
-    values = run.config.model_dump(mode="json")
-    evaluation, changes = values["evaluation"], _changes(overrides)
-    for name in dict.fromkeys([*names, *changes]):
-        if name not in evaluation and (options := preset("evaluation", name)):
-            evaluation[name] = options
+    changes, others, values = _changes(overrides), [], run.config.model_dump(mode="json")
     for name, options in changes.items():
-        changed = {"name": name, **evaluation.get(name, {}), **options}
+        before = protocol_of(run.config, name).model_dump(mode="json")
+        changed = {**before, **options}
         given = {key: value for key, value in changed.items() if key != "name"}
         registry.validate("protocol", changed["name"], given, f"evaluation.{name}")
-        evaluation[name] = changed
+        values["evaluation"][name] = changed
+        if changed != before:
+            others.append(name)
     run.config = check(values)
+    return others
 
 
 def _changes(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Options by protocol, from words such as ``evaluation.images.folder=PATH``."""
     remedy = "write evaluation.PROTOCOL.OPTION=VALUE, with lists as [a, b]"
+    for word in overrides:
+        if not re.match(r"evaluation\.\w+\.\w[\w.]*=", word):
+            raise CatalignError(f"{word!r} is no option of a protocol", remedy)
     try:
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, YAMLError) as error:
         raise CatalignError(f"{' '.join(overrides)}: {getattr(error, 'problem', error)}", remedy) from None
-    changes = given.get("evaluation", {})
-    for name, options in changes.items():
-        if not isinstance(options, dict):
-            raise CatalignError(f"evaluation.{name}={options} names no option of a protocol", remedy)
-    return changes
+    return given.get("evaluation", {})
 
 
 def every_protocol(run: Run) -> list[str]:
-    """The protocols of a run's config, then all others that there are, with their defaults."""
+    """The protocols of a run's config, then all others that there are, as their YAML files have them."""
     return [*run.config.evaluation, *(name for name in registry.names("protocol") if name not in run.config.evaluation)]
 
 
@@ -119,17 +123,17 @@ def _merged(contexts: Sequence[Context], name: str, outcomes: Outcomes, folder: 
 
 def show(result: Result) -> None:
     """Print a result: metrics down, ours and the baselines across, in several tables where one would be too wide."""
-    terminal, columns = Console(), {"ours": result.metrics, **result.baselines}
-    terminal.print(f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))")
-    widths = {name: max(len(name), len("0.0000")) + 2 for name in columns}
-    room = terminal.width - max(map(len, result.metrics), default=0) - widths["ours"]
-    shown = ["ours"]
-    for name in result.baselines:
-        if len(shown) > 1 and sum(widths[other] for other in (*shown[1:], name)) > room:
-            terminal.print(_table(result, {name: columns[name] for name in shown}))
-            shown = ["ours"]
-        shown.append(name)
-    terminal.print(_table(result, {name: columns[name] for name in shown}))
+    terminal, endless = Console(), Console(width=10_000)  # the second to measure: tables never exceed their console
+    title = f"{result.benchmark}: {result.row}  ({result.protocol['id']}, {len(result.seeds)} seed(s))"
+    terminal.print(escape(title), soft_wrap=True)
+    shown = {"ours": result.metrics}
+    for name, metrics in result.baselines.items():
+        wider = {**shown, name: metrics}
+        if len(shown) > 1 and endless.measure(_table(result, wider)).maximum > terminal.width:
+            terminal.print(_table(result, shown))
+            wider = {"ours": result.metrics, name: metrics}
+        shown = wider
+    terminal.print(_table(result, shown))
 
 
 def _table(result: Result, columns: Mapping[str, Metrics]) -> Table:

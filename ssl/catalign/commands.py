@@ -198,7 +198,7 @@ def _filters(given: Sequence[str]) -> dict[str, list[str]]:
     for pair in given:
         attribute, equals, value = pair.partition("=")
         if not equals:
-            raise CatalignError(f"--filter {pair!r} has no '='", f"write --filter {pair}=VALUE")
+            raise CatalignError(f"--filter {pair!r} has no '='", "write --filter ATTRIBUTE=VALUE")
         filters.setdefault(attribute, []).append(value)
     return filters
 

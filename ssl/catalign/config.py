@@ -296,16 +296,23 @@ def preset(group: str, name: str) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    if not any((folder / group / f"{name}.yaml").is_file() for folder in config_folders()):
+    if name not in presets(group):
         return {}
     try:
         plugins.use_named([])
         with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
             values: Any = OmegaConf.to_container(hydra_compose(f"{group}/{name}"), resolve=True)
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, [f"{group}={name}"]) from None
     return values.get(group, {}).get(name, {})
+
+
+def presets(group: str) -> list[str]:
+    """Names of a group's YAML files, ours and the plugins'."""
+    return sorted({path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml")})
 
 
 def permissive(override: str) -> str:
@@ -366,7 +373,8 @@ def _check(schema: type[Any], values: Any, where: str) -> Any:
             known = [*_known_keys(schema, path[:-1]), *([] if path[1:] or where else ["experiment"])]
             raise unknown(f"config key {full!r}; the part", path[-1], known) from None
         given = first["input"]
-        remedy = f"write {full}=[{given}]" if first["type"] == "list_type" else f"it was {given!r}"
+        words = first["type"] == "list_type" and isinstance(given, str)
+        remedy = f"write {full}=[{given}]" if words else f"it was {given!r}"
         raise CatalignError(f"config key {full or 'root'}: {first['msg']}", remedy[:300]) from None
 
 

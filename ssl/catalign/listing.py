@@ -44,7 +44,7 @@ def describe(kind: str, name: str, *, verbose: bool = False) -> str:
 def experiment(path: Path) -> str:
     """An experiment's name and the comment at the top of its file."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    text = " ".join(line[2:] for line in lines if "@" not in line)
+    text = " ".join(line[2:] for line in lines if not line.startswith("# @package"))
     name = f"{path.stem:<22}"
     return textwrap.fill(text, WIDTH, initial_indent=f"{name} ", subsequent_indent=" " * (len(name) + 1)) or name
 

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from catalign import registry
 from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, unseal, write_json
-from catalign.config import Component, Config
+from catalign.config import Component, Config, preset, presets
 from catalign.data.catalogue import Catalogue
 from catalign.data.history_batches import BEHAVIOUR
 from catalign.data.interactions import LABELS
@@ -235,8 +236,10 @@ def evaluate(run: Run, protocols: Sequence[str] | None = None) -> list[Path]:
     """
     context, outcomes = context_of(run), Outcomes()
     names = list(run.config.evaluation) if protocols is None else protocols
-    written = [path for name in names for path in measure(context, name, outcomes)]
-    outcomes.tell()
+    try:
+        written = [path for name in names for path in measure(context, name, outcomes)]
+    finally:
+        outcomes.tell()
     if outcomes.failed:
         report([run])  # the other protocols and the report are worth having all the same
         raise next(iter(outcomes.failed.values()))
@@ -254,11 +257,23 @@ class Outcomes:
         """Print the reasons, and what is needed."""
         for word, colour, reasons in (("skipped", "yellow", self.skipped), ("failed", "red", self.failed)):
             for name, reason in reasons.items():
-                console.print(f"[{colour}]{word}[/] {name}: {reason}")
+                console.print(f"[{colour}]{word}[/] {name}: {escape(str(reason))}")
+
+
+def protocol_of(config: Config, name: str) -> Component:
+    """A protocol with the options that a config has for it, else with those of its YAML file, else with its defaults.
+
+    Raises:
+        CatalignError: There is no such protocol.
+    """
+    known = {*config.evaluation, *registry.names("protocol"), *presets("evaluation")}
+    if name not in known:
+        raise unknown("protocol", name, known)
+    return config.evaluation.get(name) or Component.model_validate(preset("evaluation", name) or {"name": name})
 
 
 def measure(context: Context, name: str, outcomes: Outcomes, folder: Path | None = None) -> list[Path]:
-    """Run a protocol with the options that the run's config has for it, if any.
+    """Run a protocol, with options as :func:`protocol_of` finds them.
 
     Args:
         context: What is measured, of a run.
@@ -273,11 +288,7 @@ def measure(context: Context, name: str, outcomes: Outcomes, folder: Path | None
         CatalignError: There is no such protocol.
     """
     assert context.run is not None
-    chosen = context.run.config.evaluation
-    known = {*chosen, *registry.names("protocol")}
-    if name not in known:
-        raise unknown("protocol", name, known)
-    component = chosen.get(name) or Component(name=name)
+    component = protocol_of(context.run.config, name)
     began = time.perf_counter()
     try:
         results = evaluate_protocol(context, component.name, **component.options)

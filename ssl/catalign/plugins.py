@@ -11,6 +11,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
@@ -115,9 +116,12 @@ def _import(name: str, remedy: str) -> ModuleType:
         return importlib.import_module(name)
     except CatalignError:
         raise  # it says what is wrong, such as a name registered twice
-    except Exception as error:  # whatever a user's module does while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's module does while it is imported
         if name.partition(".")[0] == OURS:
             raise
-        absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        kind, reason = _Absent if absent else CatalignError, f"{type(error).__name__}: {error}"
-        raise kind(f"plugin {name!r} cannot be imported: {reason}", remedy) from error
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise _Absent(f"plugin {name!r} cannot be imported: {error}", remedy) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, ImportError | SyntaxError) else f" ({last.filename}, line {last.lineno})"
+        problem = f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}{where}"
+        raise CatalignError(problem, "install what it needs, or mend it") from error

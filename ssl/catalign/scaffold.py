@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import re
+import sys
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
 from catalign import plugins, registry
 from catalign.artifacts import atomic
+from catalign.config import presets
 from catalign.errors import CatalignError
 
 CODE = {
@@ -125,6 +128,9 @@ def test_numbers_of_a_case_known_by_hand():
 }
 
 
+OTHER = "choose another name"
+
+
 def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path], list[str]]:
     """Write the code, the YAML and a test that fails until both are filled in.
 
@@ -147,10 +153,14 @@ def write(kind: str, name: str, package: str | None = None) -> tuple[list[Path],
     if package is not None:
         _check_package(package)
     defined = _title(name) if kind == "objective" else name
+    if not defined.isidentifier() or iskeyword(defined) or defined in vars(builtins):
+        raise CatalignError(f"{kind} {name!r} would define {defined!r}, a name that Python keeps or refuses", OTHER)
     if re.search(rf"^from .* import .*\b{defined}\b", CODE[kind], re.MULTILINE):
-        raise CatalignError(f"{kind} {name!r} would hide {defined}, which its file imports", "choose another name")
+        raise CatalignError(f"{kind} {name!r} would hide {defined}, which its file imports", OTHER)
     if name in registry.names(kind):
-        raise CatalignError(f"{kind} {name!r} is registered already", "choose another name")
+        raise CatalignError(f"{kind} {name!r} is registered already", OTHER)
+    if package is not None and name in presets(registry.GROUPS[kind]):
+        raise CatalignError(f"configs/{registry.GROUPS[kind]}/{name}.yaml is one of ours", OTHER)
     files = _files(kind, name, package)
     for path in files:
         if path.exists() and path.name != "__init__.py":
@@ -172,9 +182,11 @@ def _title(name: str) -> str:
 
 def _check_package(package: str) -> None:
     """Refuse the name of a package that is not in the working folder: files beside it would hide it, or be hidden."""
+    if package in sys.stdlib_module_names or package == "__main__":
+        raise CatalignError(f"{package!r} is a module of Python itself", OTHER)
     found = importlib.util.find_spec(package)
     places = list(found.submodule_search_locations or [found.origin or ""]) if found else []
-    if places and not any(Path(place).absolute().parent == Path.cwd() for place in places):
+    if places and not any(Path(place).resolve().parent == Path.cwd().resolve() for place in places):
         problem = f"{package!r} is another package, of {Path(places[0]).parent}"
         raise CatalignError(problem, "choose a name of your own, or run in the folder that holds your package")
 

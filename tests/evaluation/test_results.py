@@ -86,6 +86,11 @@ def test_refusal_names_the_choice_that_differs():
         merge([result(0), result(1, k=5)])
 
 
+def test_seeds_measured_beside_other_protocols_merge():
+    beside = result(1, config={"seed": 1, "name": "row", "evaluation": {"kagl": {"name": "kagl"}}})
+    assert merge([result(0, config={"seed": 0, "name": "row", "evaluation": {}}), beside]).seeds == [0, 1]
+
+
 def test_seeds_of_one_config_merge():
     assert len(merge([result(s, config={"seed": s, "name": "a"}) for s in (1, 2)]).seeds) == 2
 

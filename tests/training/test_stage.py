@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,6 +102,20 @@ def test_going_back_to_former_settings_brings_the_former_stage_back(tiny_config,
         run = start(tiny_config(tmp_path / "run", f"stages.text.trainer.lr={lr}"))
         stamps.append((run_stage(run, "text", progress=False) / WEIGHTS).stat().st_mtime_ns)
     assert stamps[0] == stamps[2] != stamps[1] == stamps[3]
+
+
+def test_an_attempt_that_failed_at_once_leaves_nothing_and_the_former_stage_comes_back(
+    tiny_config, tmp_path, monkeypatch
+):
+    run = start(tiny_config(tmp_path / "run", "stages.text.trainer.lr=1e-3"))
+    stamp = (run_stage(run, "text", progress=False) / WEIGHTS).stat().st_mtime_ns
+    other = start(tiny_config(tmp_path / "run", "stages.text.trainer.lr=5e-4"))
+    with monkeypatch.context() as broken:
+        broken.setattr("catalign.training.stage._fit", Mock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            run_stage(other, "text", progress=False)
+    assert (run_stage(run, "text", progress=False) / WEIGHTS).stat().st_mtime_ns == stamp
+    assert [path.name for path in (run.path / "stages").iterdir()] == ["text"]
 
 
 def test_a_stage_depends_on_the_code_that_its_objectives_share():

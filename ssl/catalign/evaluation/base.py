@@ -185,7 +185,7 @@ class Result:
                 for key in ("baselines", "significance")
             }
             return cls(**{**form, "metrics": metrics, **named})
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CatalignError(f"not a result file: {error}", "make it again with: catalign bench") from None
 
     def save(self, path: str | Path) -> None:
@@ -275,7 +275,8 @@ def merge(results: Sequence[Result]) -> Result:
         if len(found := {getattr(result, what) for result in results}) > 1:
             raise CatalignError(f"results of different {what}s cannot be merged: {', '.join(sorted(found))}")
     one_protocol(results)
-    if len({digest({**result.config, "seed": None}) for result in results}) > 1:
+    # The protocol's id holds the options that matter; those of other protocols may differ.
+    if len({digest({**result.config, "seed": None, "evaluation": None}) for result in results}) > 1:
         raise CatalignError(f"row {first.row!r}: the configs differ in more than the seed", "give the rows other names")
     seeds = [seed for result in results for seed in result.seeds]
     if len(set(seeds)) < len(seeds):

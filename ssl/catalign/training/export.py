@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -84,8 +85,10 @@ def to_hf(run: Run, model: Model, folder: Path) -> str:
     encoder = cast(TextEncoder, model.encoders["text"])
     encoder.model.save_pretrained(folder)
     _tokenizer(run, encoder).save_pretrained(folder)
-    return """from transformers import AutoModel, AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER", add_pooling_layer=False)
+    has_pooler = "add_pooling_layer" in inspect.signature(type(encoder.model)).parameters  # which training leaves out
+    options = ", add_pooling_layer=False" if has_pooler else ""
+    return f"""from transformers import AutoModel, AutoTokenizer
+tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER"{options})
 tokens = model(**tokenizer(["red running shoes"], padding=True, truncation=True, return_tensors="pt"))[0]"""
 
 
@@ -109,10 +112,12 @@ def to_timm(run: Run, model: Model, folder: Path) -> str:
     save_for_hf(
         backbone, str(folder), model_args={"num_classes": 0, **arguments}, data_config=data, safe_serialization=True
     )
-    return """import timm
+    height, width = run.catalogue().images.shape[1:3]
+    return f"""import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-features = model(transform(photo).unsqueeze(0))  # photo: an RGB PIL image, padded to the shape of the run's photos"""
+features = model(transform(photo).unsqueeze(0))
+# photo: PIL's, RGB; others than {width} x {height} are padded black"""
 
 
 def to_sentence_transformers(run: Run, model: Model, folder: Path) -> str:
@@ -284,7 +289,7 @@ def _write_preprocessing(run: Run, model: Model, folder: Path, *, inside: bool =
     """``preprocessing.json``, and ``tokenizer.json`` for texts; ``inside``: the exported file normalises photos."""
     catalogue, stage = run.catalogue(), list(run.stages)[-1]
     how: dict[str, dict[str, Any]] = {}
-    for modality, encoder in model.encoders.items():
+    for modality, encoder in ((name, model.encoders[name]) for name in model.encoders if not inside or name in INPUTS):
         projected = _head(model, modality) is not None
         how[modality] = {"encoder": run.config.encoder_of(stage, modality).model_dump(), "projected": projected}
         if isinstance(encoder, TextEncoder):
@@ -297,9 +302,8 @@ def _write_preprocessing(run: Run, model: Model, folder: Path, *, inside: bool =
             how[modality] |= {
                 "photo": "RGB, scaled with its aspect kept, padded with the median colour of its border",
                 "stored_size": list(catalogue.images.shape[1:3]),
-                "then, in the file itself"
-                if inside
-                else "then": "divided by 255, resized bilinearly with antialiasing, minus mean, divided by std",
+                "then": "divided by 255, resized bilinearly with antialiasing, minus mean, divided by std",
+                "done_by_the_file": inside,
                 "size": list(encoder.size),
                 "mean": encoder.mean.flatten().tolist(),
                 "std": encoder.std.flatten().tolist(),

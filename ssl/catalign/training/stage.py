@@ -135,15 +135,15 @@ def _make_way(folder: Path, inputs: str) -> None:
     before = read_json(folder / "inputs.json")
     if before == inputs:
         return
-    if not (is_sealed(folder) or (folder / CHECKPOINT).is_file()):  # it failed before there was anything to keep
-        shutil.rmtree(folder)
-        return
     aside, again = (folder.with_name(f"{folder.name}.{made_from}") for made_from in (before, inputs))
-    shutil.rmtree(aside, ignore_errors=True)  # an unfinished attempt of the same inputs
-    folder.rename(aside)
+    if any((folder / name).is_file() for name in (MANIFEST, CHECKPOINT, WEIGHTS)):
+        shutil.rmtree(aside, ignore_errors=True)  # an unfinished attempt of the same inputs
+        folder.rename(aside)
+        logger.warning("stage %s: its inputs changed; the former one is kept as %s", folder.name, aside.name)
+    else:
+        shutil.rmtree(folder)  # it failed before there was anything to keep
     if again.is_dir():
         again.rename(folder)
-    logger.warning("stage %s: its inputs changed; the former one is kept as %s", folder.name, aside.name)
 
 
 def _reuse(run: Run, name: str, folder: Path, inputs: str) -> None:
