@@ -240,6 +240,8 @@ def test_enhance_and_audit_as_the_readme_says(tiny_run, capsys, tmp_path):
     assert code == 0
     assert (tmp_path / "audit" / "audit.html").is_file()
     assert len(pd.read_csv(tmp_path / "audit" / "audit.csv")) == 5
+    code, _, error = run(capsys, "audit", tiny_run.path, "-n", 0)
+    assert (code, "ask for 1 or more" in error) == (2, True)
 
 
 def test_enhance_writes_no_other_kind_of_table(tiny_run, capsys, tmp_path):

@@ -185,6 +185,8 @@ def audit(options: argparse.Namespace) -> None:
     from catalign.retrieval.retriever import Retriever
     from catalign.training.likelihood import language_model
 
+    if options.count < 1:
+        raise CatalignError(f"--count {options.count} asks for no listing", "ask for 1 or more")
     run = _open(options.run)
     retriever = Retriever.from_run(run)
     suspects = Audit(retriever, language_model(run), options.category).suspects(options.count)

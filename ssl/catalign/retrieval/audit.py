@@ -108,13 +108,7 @@ class Audit:
         return least
 
     def suspects(self, count: int) -> list[Suspect]:
-        """The most suspicious listings, worst first; of equal ones that with more strange signals.
-
-        Raises:
-            CatalignError: Fewer than one are asked for.
-        """
-        if count < 1:
-            raise CatalignError(f"{count} listings were asked for", "ask for 1 or more: -n 100")
+        """The most suspicious listings, worst first; of equal ones that with more strange signals."""
         found = []
         total = np.nansum(np.log(np.stack(list(self.tails.values()))), axis=0)
         for place in np.lexsort((total, -self.suspicion))[:count]:
