@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,12 @@ def test_merge_refuses_what_does_not_belong_together(other, says):
 def test_refusal_names_the_choice_that_differs():
     with pytest.raises(CatalignError, match="they differ in: k"):
         merge([result(0), result(1, k=5)])
+
+
+def test_a_notebook_shows_ours_and_the_baselines():
+    html = result(1, 0.25, row="<mine>")._repr_html_()
+    assert "&lt;mine&gt;" in html
+    assert re.findall(r"<t[hd]>(.+)</t[hd]>", html) == ["ours", "random", "a/recall@10", "0.25", "0.1"]
 
 
 def test_seeds_measured_beside_other_protocols_merge():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from catalign import registry
 from catalign.artifacts import digest, read_json, write_json
@@ -164,6 +166,14 @@ class Result:
     def mean(self, key: str) -> float:
         """Mean over the seeds of one metric."""
         return float(np.mean(self.metrics[key]))
+
+    def _repr_html_(self) -> str:
+        """The means in a notebook: metrics down, ours and the baselines across."""
+        columns = {"ours": self.metrics, **self.baselines}
+        means = {name: {key: np.mean(values) for key, values in metrics.items()} for name, metrics in columns.items()}
+        table = pd.DataFrame(means, index=list(self.metrics)).round(4).to_html(na_rep="")
+        title = f"{self.benchmark}: {self.row} ({self.protocol.get('id')}, {len(self.seeds)} seed(s))"
+        return f"<p>{escape(title)}</p>{table}"
 
     def to_json(self) -> dict[str, Any]:
         """The file form: every metric as mean, sample standard deviation (0 for one seed) and values."""
