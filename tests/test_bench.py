@@ -65,6 +65,8 @@ def test_options_are_given_and_checked(run, protocols, tmp_path, capsys):
     assert result.mean("n") == len(run.catalogue()) / 2
     assert result.config["evaluation"]["counting"] == {"name": "counting", "share": 0.5}
     assert "counting" not in Run.open(run.path).config.evaluation
+    assert main([*words[:3], *words[4:], "evaluation.counting.share=0.25"]) == 0  # words may come after an option
+    assert Result.load(tmp_path / "results" / "row.json").mean("n") == len(run.catalogue()) / 4
     for override, says in (("counting.shar=1", "did you mean 'share'"), ("countin.share=1", "did you mean 'counting'")):
         assert main([*words[:3], f"evaluation.{override}"]) == 2
         assert says in capsys.readouterr().err

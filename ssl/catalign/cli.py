@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if "overrides" in options and not any(word.startswith("-") for word in rest):
-        options.overrides += rest  # argparse takes no positional words after an option: run a=1 -m seed=1,2
+    words = next((name for name in ("overrides", "runs") if name in options), None)
+    if words and not any(word.startswith("-") for word in rest):
+        vars(options)[words] += rest  # argparse takes no positional words after an option: run a=1 -m seed=1,2
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -117,7 +118,7 @@ def _mend(add: Add) -> None:
 
 def _measure(add: Add) -> None:
     report = add(commands.report)
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; seeds of one config are merged")
     where = "file to write: by default report.html, in the folder of a single run, in this folder for several"
     report.add_argument("-o", "--output", type=Path, help=where)
 

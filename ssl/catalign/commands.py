@@ -126,7 +126,7 @@ def report(options: argparse.Namespace) -> None:
 
     if options.output and options.output.is_dir():
         raise CatalignError(f"--output {options.output} is a folder", f"name a file: {options.output / 'report.html'}")
-    report([_open(path) for path in options.runs], options.output)
+    report([_open(Path(path)) for path in options.runs], options.output)
 
 
 def search(options: argparse.Namespace) -> None:
