@@ -334,8 +334,7 @@ def _explained(error: Exception, overrides: Sequence[str]) -> CatalignError:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        known = (path.stem for folder in config_folders() for path in (folder / group).glob("*.yaml"))
-        return unknown(f"{group or 'config'} config", name, known)
+        return unknown(f"{group or 'config'} config", name, presets(group))
     lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
     given = " ".join(overrides) or "none"
     return CatalignError(f"the config cannot be composed: {lines[0]}", f"overrides are key=value; given: {given}")

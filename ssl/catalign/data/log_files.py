@@ -76,13 +76,14 @@ def read(config: InteractionsConfig) -> Events:
         events = of_histories(table, number, bad, once=kind != "lines")
     else:
         events = of_events(table, number, bad)
-    sizes = [len(table) + len(bad) for table, bad in parts]
-    return replace(events, bad=[_located(row, files, sizes) for row in events.bad]) if len(files) > 1 else events
+    if len(files) == 1:
+        return events
+    starts = np.cumsum([0, *(len(table) + len(bad) for table, bad in parts)])
+    return replace(events, bad=[_located(row, files, starts) for row in events.bad])
 
 
-def _located(bad: BadRow, files: list[Path], sizes: list[int]) -> BadRow:
+def _located(bad: BadRow, files: list[Path], starts: np.ndarray) -> BadRow:
     """A bad row of a log of several files, its reason followed by its file and its number there."""
-    starts = np.cumsum([0, *sizes])
     place = int(np.searchsorted(starts, bad.row, side="right")) - 1
     joint = "," if ":" in bad.reason else ":"  # what stands before the first colon is counted
     return replace(bad, reason=f"{bad.reason}{joint} row {bad.row - starts[place]} of {files[place].name}")
