@@ -53,6 +53,9 @@ class ColumnsConfig(Schema):
     group: str | None = None
     split: str | None = None
     rename: dict[str, str] = Field(default={}, description="source column -> the name used above")
+    unpack: dict[str, dict[str, str]] = Field(
+        default={}, description="column of JSON objects -> their keys -> the names used above"
+    )
 
     @field_validator("text")
     @classmethod
@@ -60,6 +63,14 @@ class ColumnsConfig(Schema):
         if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
             raise ValueError("needs at least one text column, weights >= 0 and one of them > 0")
         return weights
+
+    @field_validator("unpack")
+    @classmethod
+    def _distinct(cls, unpack: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        names = [name for keys in unpack.values() for name in keys.values()]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two keys would be column {repeated[0]!r}; give each a name of its own")
+        return unpack
 
     @model_validator(mode="after")
     def _joinable(self) -> ColumnsConfig:
@@ -76,6 +87,11 @@ class ColumnsConfig(Schema):
     def read(self) -> list[str]:
         """The text columns that the source itself has."""
         return [name for name in self.text if name not in self.joined]
+
+    @property
+    def unpacked(self) -> dict[str, str]:
+        """The names that keys of JSON objects have here, each with the column it comes from."""
+        return {name: column for column, keys in self.unpack.items() for name in keys.values()}
 
 
 class SplitConfig(Schema):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_images import bomb, encoded
 
-from catalign.artifacts import read_json
+from catalign.artifacts import digest, read_json
 from catalign.config import ColumnsConfig, DataConfig
 from catalign.data import chunks, prepare
 from catalign.data.catalogue import Catalogue
@@ -128,10 +129,53 @@ def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
         (ColumnsConfig(image="photo"), "data.columns.image names column 'photo'", "data.columns.image=null"),
         (ColumnsConfig(attributes=["colour"]), "data.columns.attributes names column 'colour'", "id, image, title"),
         (ColumnsConfig(rename={"ID": "id"}), "data.columns.rename names column 'ID'", "known: id, image, title"),
+        (ColumnsConfig(unpack={"more": {"Neck": "neck"}}), "columns.unpack names column 'more'", "id, image, title"),
+        (ColumnsConfig(unpack={"id": {"Neck": "title"}}), "makes a column 'title', which the source has", "choose"),
     ]:
         with pytest.raises(CatalignError, match=problem) as error:
             prepare.prepare(shop.model_copy(update={"columns": columns}), progress=False)
         assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["text", "struct"])
+def test_keys_of_a_json_column_are_attributes(tmp_path: Path, kind: str) -> None:
+    table = products(4)
+    found: list[Any] = [{"Neck": "Round", "Size": 4}, {"Neck": "NA", "Size": None}, {"Size": 2.5}, None]
+    table["more"] = [json.dumps(cell) if kind == "text" and cell else cell for cell in found]
+    columns = ColumnsConfig(
+        text={"title": 1.0, "facts": 0.0},
+        attributes=["neck", "size"],
+        joined={"facts": ["neck", "size"]},
+        rename={"more": "extra"},
+        unpack={"extra": {"Neck": "neck", "Size": "size"}},
+    )
+    shop = Catalogue.load(config(tmp_path, table, columns=columns), progress=False)
+    assert shop.attributes["neck"].tolist() == ["Round", "", "", ""]
+    assert shop.attributes["size"].tolist() == ["4", "", "2.5", ""]
+    assert list(shop.text("facts")) == ["Round, 4", "", "2.5", ""]
+
+
+def test_cells_that_are_no_json_object_are_bad_rows(tmp_path: Path) -> None:
+    table = products(20)
+    table["more"] = ['{"Neck": "V"}', '{"Neck"', "[1]", '{"Neck": ["V", "Round"]}', *[""] * 16]
+    columns = ColumnsConfig(attributes=["neck"], unpack={"more": {"Neck": "neck"}})
+    shop = Catalogue.load(config(tmp_path, table, columns=columns), progress=False)
+    assert [(bad.row, bad.id, bad.column, bad.reason.split(":")[0]) for bad in shop.quarantine] == [
+        (1, "p1", "more", "malformed JSON"),
+        (2, "p2", "more", "wrong type"),
+        (3, "p3", "neck", "wrong type"),
+    ]
+
+
+def test_a_config_without_unpacked_columns_has_the_fingerprint_it_always_had(tmp_path: Path) -> None:
+    shop = config(tmp_path, products(4))
+    source, columns = prepare.open_source(shop)
+    old = shop.model_dump(mode="json", include=prepare._SETTINGS)
+    del old["columns"]["unpack"]
+    old["columns"]["text"] = ["title"]
+    assert prepare.fingerprint(source, columns, shop) == digest([prepare.VERSION, source.fingerprint(), old])
+    unpacked = ColumnsConfig(unpack={"title": {"a": "b"}})
+    assert prepare.fingerprint(source, unpacked, shop) != prepare.fingerprint(source, columns, shop)
 
 
 def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +320,9 @@ def test_joined_columns_say_what_the_attributes_say(tmp_path: Path) -> None:
         ({"text": {"title": 1, "facts": 0}, "joined": {"facts": ["colour"]}}, "colour.*not among attributes"),
         ({"text": {"title": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "no weight in text"),
         ({"text": {"facts": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "primary"),
+        ({"unpack": {"more": {"Neck": "neck"}, "rest": {"Collar": "neck"}}}, "two keys would be column 'neck'"),
     ],
 )
-def test_joined_columns_that_make_no_sense(columns: dict[str, Any], complaint: str) -> None:
+def test_columns_that_make_no_sense(columns: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         ColumnsConfig(**columns)

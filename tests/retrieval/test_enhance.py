@@ -83,6 +83,20 @@ def test_a_table_without_an_attribute_lacks_it_everywhere(toys, propose, table):
     assert found["proposed"].tolist() == ["Green", "Red"]
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_table_has_an_attribute_in_a_json_column_or_in_its_own(toys_folder, table, packed):
+    config = make_config(toys_folder)
+    columns = config.columns.model_copy(update={"unpack": {"more": {"Colour": "colour"}}})
+    rows = [{**row, "more": json.dumps({"Colour": row["colour"]})} for row in ROWS]
+    path, photos = table(".jsonl", [{key: row[key] for key in row if key != "colour" or not packed} for row in rows])
+    with incoming(
+        path, config.model_copy(update={"columns": columns}), attributes=["colour", "kind"], images=photos
+    ) as found:
+        assert found.attributes == ["colour", "kind"]
+        tables = [products.to_pydict() for products, _ in found]
+    assert tables[0]["attribute:colour"] == ["", "Red", "", "Red"]
+
+
 def test_a_threshold_leaves_doubtful_values_empty(toys, propose, table):
     path, images = table(".csv")
     enhancer = Enhancer(toys, ["colour"])

@@ -1,7 +1,8 @@
-"""Single cells of a table as text."""
+"""Single cells of a table: as text, or as the JSON object that a text is."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -35,3 +36,22 @@ def scalar(cell: Any, column: str) -> str:
     if isinstance(cell, list | tuple | set | Mapping | bytes | np.ndarray):
         raise BadCellError(column, f"wrong type: {type(cell).__name__}, not a single value")
     return str(cell).strip()
+
+
+def json_object(cell: Any, column: str) -> Mapping[str, Any]:
+    """The keys and values of a JSON object, written or already parsed; of an empty cell none.
+
+    Raises:
+        BadCellError: It is no JSON, or another kind of JSON.
+    """
+    if isinstance(cell, Mapping):
+        return cell
+    if not (text := scalar(cell, column)):
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BadCellError(column, f"malformed JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BadCellError(column, f"wrong type: JSON of a {type(found).__name__}, not an object")
+    return found

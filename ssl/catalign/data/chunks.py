@@ -18,7 +18,7 @@ from pyarrow import feather
 from catalign.artifacts import atomic, read_json, write_json
 from catalign.config import ColumnsConfig
 from catalign.data import images
-from catalign.data.cells import BadCellError, scalar
+from catalign.data.cells import BadCellError, json_object, scalar
 from catalign.data.quarantine import MALFORMED, BadRow
 from catalign.data.sources import Chunk
 from catalign.data.text import clean
@@ -107,7 +107,7 @@ def process(number: int, first: int, chunk: Chunk, plan: Plan) -> int:
             if cells.pop(MALFORMED, None):
                 raise BadCellError(None, chunk[MALFORMED][offset])
             identity = _id(cells, first + offset, plan.columns)
-            row, photo = _row(cells, plan)
+            row, photo = _row(cells | _unpacked(cells, plan.columns), plan)
         except BadCellError as error:
             bad.append(BadRow(first + offset, identity, error.column, error.reason))
             continue
@@ -142,6 +142,15 @@ def _row(cells: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], np.ndarray 
     if not plan.bare and photo is None and not any(row[f"text:{field}"] for field in columns.read):
         raise BadCellError(next(iter(columns.text)), "missing text: neither a text nor an image")
     return row, photo
+
+
+def _unpacked(cells: dict[str, Any], columns: ColumnsConfig) -> dict[str, Any]:
+    """The wanted keys of columns that hold JSON objects, by their names here; None where an object lacks one."""
+    found: dict[str, Any] = {}
+    for column, keys in columns.unpack.items():
+        values = json_object(cells.get(column), column)
+        found |= {name: values.get(key) for key, name in keys.items()}
+    return found
 
 
 def _id(cells: dict[str, Any], row: int, columns: ColumnsConfig) -> str:

@@ -88,12 +88,19 @@ def _columns(there: list[str], columns: ColumnsConfig, attributes: list[str]) ->
     rename = {old: new for old, new in columns.rename.items() if old in there}
     names = [rename.get(name, name) for name in there]
     field = next(iter(columns.text))
+    unpack = {  # a table may have as columns what the catalogue has inside of one
+        column: {key: name for key, name in keys.items() if name in attributes and name not in names}
+        for column, keys in columns.unpack.items()
+        if column in names
+    }
+    names += [name for keys in unpack.values() for name in keys.values()]
     chosen = ColumnsConfig(
         id=columns.id,
         image=columns.image if columns.image in names else None,
         text={field: 1.0},
         attributes=[name for name in attributes if name in names],
         rename=rename,
+        unpack=unpack,
     )
     check_columns(there, chosen)
     return chosen

@@ -81,6 +81,15 @@ def check_columns(there: Iterable[str], columns: ColumnsConfig) -> None:
         if original not in there:
             raise _missing("data.columns.rename", original, there)
     renamed = [columns.rename.get(column, column) for column in there]
+    for name, packed in columns.unpacked.items():
+        if packed not in renamed:
+            raise _missing("data.columns.unpack", packed, renamed)
+        if name in renamed:
+            raise CatalignError(
+                f"data.columns.unpack.{packed} makes a column {name!r}, which the source has already",
+                "choose another name",
+            )
+    renamed += columns.unpacked
     mapped = {"id": columns.id, "image": columns.image, "group": columns.group, "split": columns.split}
     for key, column in mapped.items():
         if column is not None and column not in renamed:
@@ -100,6 +109,8 @@ def fingerprint(source: Source, columns: ColumnsConfig, config: DataConfig) -> s
     """A hash of the source's content and of every setting that changes what is prepared."""
     settings = config.model_copy(update={"columns": columns}).model_dump(mode="json", include=_SETTINGS)
     settings["columns"]["text"] = list(columns.text)  # the order matters, the sampling weights do not
+    if not columns.unpack:
+        del settings["columns"]["unpack"]  # what was prepared before there was this key stays valid
     if config.interactions is not None:
         settings["interactions"] = log_files.fingerprint(config.interactions)
     return digest([VERSION, source.fingerprint(), settings])
@@ -165,7 +176,8 @@ def decode(source: Source, plan: Plan, config: DataConfig, progress: bool) -> li
 def _renamed(source: Source, columns: ColumnsConfig) -> Iterator[Chunk]:
     back = {new: old for old, new in columns.rename.items()}
     used = [columns.id, columns.image, *columns.read, *columns.attributes, columns.group, columns.split]
-    wanted = list(dict.fromkeys(back.get(column, column) for column in used if column is not None))
+    named = [columns.unpacked.get(column, column) for column in used if column is not None]
+    wanted = list(dict.fromkeys(back.get(column, column) for column in named))
     for chunk in source.chunks(CHUNK_ROWS, wanted):
         yield {columns.rename.get(column, column): values for column, values in chunk.items()}
 
