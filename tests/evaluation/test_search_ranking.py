@@ -14,6 +14,7 @@ from catalign.evaluation.baselines import bm25
 from catalign.evaluation.search_ranking import (
     QRELS,
     Grades,
+    cross_validated,
     query_metrics,
     random_queries,
     read_grades,
@@ -105,7 +106,8 @@ def test_bm25_finds_stems_and_nothing_without_words():
 
 def test_rows_galleries_and_hand_computed_numbers(toy):
     results = {result.row: result for result in toy()}
-    assert list(results) == ["ours", "ours-rrf", "ours-sum", "ours-judged", "ours-judged-rrf", "ours-judged-sum"]
+    endings = ["", "-rrf", "-sum", "-tuned"]
+    assert list(results) == [f"ours{gallery}{ending}" for gallery in ("", "-judged") for ending in endings]
     assert {result.protocol["name"] for result in results.values()} == {"search_ranking-full", "search_ranking-judged"}
     assert len({result.protocol["id"] for result in results.values()}) == 2
     ours = results["ours"]
@@ -120,7 +122,7 @@ def test_rows_galleries_and_hand_computed_numbers(toy):
 
 
 def test_every_row_is_tested_against_what_it_has_to_beat(toy):
-    alone, fused, _ = toy(galleries=["judged"])
+    alone, fused, *_ = toy(galleries=["judged"])
     assert "ndcg@10/minus/bm25/p" in alone.significance["ours"]
     assert "ndcg@10/minus/encoder/p" not in alone.significance["ours"]
     assert "ndcg@10/minus/encoder/p" in fused.significance["ours"]
@@ -131,10 +133,30 @@ def test_every_row_is_tested_against_what_it_has_to_beat(toy):
 
 def test_weight_of_the_sum_reaches_from_bm25_to_the_encoder(toy):
     for weight, other in ((0.0, "bm25"), (1.0, None)):
-        alone, _, fused = toy(galleries=["full"], weight=weight)
+        alone, _, fused, _ = toy(galleries=["full"], weight=weight)
         expected = alone.metrics if other is None else alone.baselines[other]
         assert fused.metrics["ndcg@10"] == expected["ndcg@10"]
     assert toy(weight=0.4)[0].protocol["id"] != toy()[0].protocol["id"]
+
+
+def test_other_queries_choose_the_tuned_weight(toy):
+    found = toy(galleries=["full"])[-1]
+    # "red shoe" is perfect with all weights, so that "hat" gets the first, 0; "hat" chooses the encoder for "red shoe"
+    assert found.details["weights"][:2] == [0.0, 0.8]
+    assert found.metrics["mrr@10"] == found.baselines["bm25"]["mrr@10"]
+
+
+def test_folds_choose_by_all_queries_but_their_own():
+    good, bad = np.ones(10), np.zeros(10)
+    good[:2], bad[:2] = 0, 10  # the first fold's own queries say otherwise, and outweigh the rest
+    candidates = [{"ndcg": bad, "mrr": np.arange(10)}, {"ndcg": good, "mrr": -np.arange(10)}]
+    found, chosen = cross_validated(candidates, "ndcg")
+    assert chosen == [1, 0, 0, 0, 0]
+    assert found["ndcg"].tolist() == [0.0] * 10
+    assert found["mrr"].tolist() == [0, -1, 2, 3, 4, 5, 6, 7, 8, 9]
+    alone, chosen = cross_validated([{"ndcg": np.zeros(1)}, {"ndcg": np.ones(1)}], "ndcg")
+    assert chosen[0] == 0
+    assert alone["ndcg"].tolist() == [0.0]
 
 
 def test_a_product_the_catalogue_lacks_still_counts(tmp_path):
