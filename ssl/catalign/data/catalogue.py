@@ -78,6 +78,7 @@ class Catalogue:
         has_image: (N,) bool.
         has_text: (N,) bool, whether the primary text has any token.
         tokens: Per field, token ids without special ones, cut at ``max_tokens``.
+        max_tokens: Tokens kept of one text, specials not counted.
         groups: (N,) int64; the same number is the same product.
         splits: (N,) text: train, val or test.
         vocabulary: The tokenizer and what is known of its tokens.
@@ -89,6 +90,7 @@ class Catalogue:
         self.name: str = manifest["name"]
         self.fingerprint: str = manifest["fingerprint"]
         self.fields: dict[str, float] = dict(manifest["config"]["columns"]["text"])
+        self.max_tokens: int = manifest["config"]["max_tokens"]
         self._table = pa.ipc.open_file(pa.memory_map(str(path / "table.arrow"))).read_all()
         self.ids: list[str] = self._table["id"].to_pylist()
         self.images: np.ndarray = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)

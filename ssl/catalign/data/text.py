@@ -98,6 +98,20 @@ class Vocabulary:
             encoded += [np.array(encoding.ids[:max_tokens], dtype=np.int32) for encoding in encodings]
         return encoded
 
+    def framed(self, texts: Iterable[str], max_tokens: int | None = None) -> tuple[Ragged, np.ndarray]:
+        """Texts as encoders read them: cleaned, tokenised, between [CLS] and [SEP].
+
+        Args:
+            texts: n texts.
+            max_tokens: Tokens kept of each, specials not counted; all of them if None.
+
+        Returns:
+            n rows of token ids, and (n,) bool, whether a text has a token that the vocabulary knows.
+        """
+        tokens = self.encode(map(clean, texts), max_tokens)
+        known = np.array([(ids != self.unk).any() for ids in tokens], dtype=bool)
+        return Ragged.of([[self.cls, *ids, self.sep] for ids in tokens]), known
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Token ids as text, specials included except padding."""
         return self.tokenizer.decode([int(t) for t in tokens if t != self.pad], skip_special_tokens=False)

@@ -16,9 +16,7 @@ from torch.nn import functional
 from catalign.data import images
 from catalign.data.catalogue import Catalogue
 from catalign.data.history_batches import BEHAVIOUR, pad_histories
-from catalign.data.ragged import Ragged
 from catalign.data.store import FEATURES, EmbeddingStore
-from catalign.data.text import clean
 from catalign.encoders.base import Encoder
 from catalign.encoders.sequence import SequenceEncoder
 from catalign.errors import CatalignError
@@ -42,7 +40,7 @@ class Embedder:
     def __init__(self, model: Model, catalogue: Catalogue, *, precision: str = "32", **manifest: Any) -> None:
         self.model, self.vocabulary, self.precision = model.eval(), catalogue.vocabulary, precision
         self.image_size: tuple[int, int] = catalogue.images.shape[1:3]
-        self.max_tokens: int = catalogue.manifest["config"]["max_tokens"]
+        self.max_tokens = catalogue.max_tokens
         self.device = next(model.parameters()).device
         self.manifest = manifest
 
@@ -69,28 +67,23 @@ class Embedder:
             CatalignError: The model has no text encoder, or a text has no word that it knows.
         """
         self._needs("text")
-        tokens, known = self._tokens(texts)
+        framed, known = self.vocabulary.framed(texts, self.max_tokens)
         for text, has in zip(texts, known, strict=True):
             if not has:
                 raise CatalignError(
                     f"text query {text[:60]!r} tokenises to nothing that the model knows",
                     "describe the product in words, such as 'red running shoes'",
                 )
-        ragged = Ragged.of([[self.vocabulary.cls, *ids, self.vocabulary.sep] for ids in tokens])
         batches = []
         for start in range(0, len(texts), batch_size):
             rows = np.arange(start, min(start + batch_size, len(texts)))
-            padded, mask = ragged.pad(rows, fill=self.vocabulary.pad)
+            padded, mask = framed.pad(rows, fill=self.vocabulary.pad)
             batches.append({"tokens": torch.from_numpy(padded), "token_mask": torch.from_numpy(mask)})
         return self._embed("text", batches)
 
     def knows(self, texts: Sequence[str]) -> np.ndarray:
         """(n,) bool, whether a text has a word that the model knows: :meth:`text` refuses one that has none."""
-        return self._tokens(texts)[1]
-
-    def _tokens(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        tokens = self.vocabulary.encode(map(clean, texts), self.max_tokens)
-        return tokens, np.array([(ids != self.vocabulary.unk).any() for ids in tokens], dtype=bool)
+        return self.vocabulary.framed(texts, self.max_tokens)[1]
 
     def images(self, photos: Sequence[Any], batch_size: int = 512) -> np.ndarray:
         """Embed photos.

@@ -10,15 +10,17 @@ import numpy as np
 
 from catalign.data.store import EmbeddingStore
 from catalign.errors import CatalignError, unknown
+from catalign.evaluation import finetuning
 from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, data_of, protocol
 from catalign.evaluation.baselines import tfidf
-from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, chosen_methods, judge, pixels, tasks
+from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, judge, pixels, tasks
 from catalign.evaluation.masking import Mask
 from catalign.evaluation.significance import RECORD, compared
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, threshold_at
 
 INPUTS = ("text", "image", "fused")
+FINETUNE = "finetune"
 Table = tuple[Features, np.ndarray]
 """Features of some products and which of them have any, ``(n,)`` bool."""
 
@@ -68,7 +70,8 @@ def attributes(
     possessives, hyphens; see :class:`~catalign.evaluation.masking.Mask`), and what is left is embedded again.
 
     Inputs: ``text``, the aligned embedding of the masked primary text; ``image``, that of the photo; ``fused``, both,
-    by the run's fusion. Methods: ``knn`` and ``linear``, as in the probe protocol.
+    by the run's fusion. Methods: ``knn`` and ``linear``, as in the probe protocol, of frozen embeddings; ``finetune``
+    trains a copy of the encoders for each attribute, with a linear layer each (``evaluation/finetuning.py``).
 
     Metrics, keyed ``<attribute>/<input>/<method>/<metric>``, over all test products that have the attribute: a product
     without the input, or of a class with fewer than ``min_count`` train rows, counts as wrong. ``accuracy``;
@@ -84,7 +87,7 @@ def attributes(
         context: What is measured.
         attributes: Columns to fill in; null for all with two classes or more.
         inputs: Of text, image and fused; null for all that the run has.
-        methods: ``knn`` and/or ``linear``; null for both.
+        methods: Of ``knn``, ``linear`` and ``finetune``, which takes minutes per attribute; null for the first two.
         precision: Wished share of right fills among the accepted ones.
         min_count: Train rows that a class needs.
         max_train: Train rows used.
@@ -92,9 +95,10 @@ def attributes(
 
     Raises:
         CatalignError: An attribute, input or method that does not exist, or a precision that is no share.
-        Skipped: Texts are asked for and there is no embedder, or no attribute has two classes.
+        Skipped: Texts are asked for and there is no embedder, fine-tuning is and there is no run, or no attribute has
+            two classes.
     """
-    methods, inputs = chosen_methods(methods), _chosen(context, inputs)
+    methods, inputs = _methods(context, methods), _chosen(context, inputs)
     if not 0 < precision <= 1:
         raise CatalignError(f"evaluation.attributes.precision is {precision}", "give a share, such as 0.95")
     options: dict[str, Any] = {"min_count": min_count, "max_train": max_train, "seed": seed}
@@ -107,13 +111,11 @@ def attributes(
         if not len(task.rows["test"]):
             continue
         details[task.attribute] = task.details
-        for row, name, table in _tables(context, task, inputs, photos):
-            for method in methods:
-                val, test = _filled(task, table, method)
-                prefix = f"{task.attribute}/{name}/{method}"
-                scores = {f"{prefix}/{key}": value for key, value in _scores(val, test, precision).items()}
-                rows.setdefault(row, {}).update(scores)
-                cases.setdefault(row, {})[f"{prefix}/accuracy"] = test.right.astype(float)
+        for row, name, method, (val, test) in _all_fills(context, task, inputs, methods, photos):
+            prefix = f"{task.attribute}/{name}/{method}"
+            scores = {f"{prefix}/{key}": value for key, value in _scores(val, test, precision).items()}
+            rows.setdefault(row, {}).update(scores)
+            cases.setdefault(row, {})[f"{prefix}/accuracy"] = test.right.astype(float)
         val, test = _majority(task)
         common, right = _scores(val, test, precision), test.right.astype(float)
         keys = [f"{task.attribute}/{name}/{method}" for name in inputs for method in methods]
@@ -135,10 +137,21 @@ def attributes(
         sample_seed=seed,
         knn={"similarity": "cosine", "k": NEIGHBOURS, "temperature": TEMPERATURE},
         linear={"loss": "softmax", "optimiser": "L-BFGS", "decays": DECAYS, "chosen_on": "val accuracy"},
+        finetune=finetuning.RECORD,
         significance=RECORD,
     )
     ours, significance = rows.pop("ours"), compared(cases.pop("ours"), cases)
     return [Result("attributes", context.name, record, ours, rows, details, significance=significance)]
+
+
+def _methods(context: Context, methods: list[str] | None) -> list[str]:
+    known = (*CLASSIFIERS, FINETUNE)
+    for method in methods or []:
+        if method not in known:
+            raise unknown("method of evaluation.attributes.methods", method, known)
+    if FINETUNE in (methods or []) and context.run is None:
+        raise Skipped("attributes: fine-tuning needs a run's model")
+    return methods or list(CLASSIFIERS)
 
 
 def _chosen(context: Context, inputs: list[str] | None) -> list[str]:
@@ -154,14 +167,55 @@ def _chosen(context: Context, inputs: list[str] | None) -> list[str]:
     return inputs or has
 
 
+def _all_fills(
+    context: Context, task: Task, inputs: list[str], methods: list[str], photos: np.ndarray | None
+) -> Iterator[tuple[str, str, str, tuple[Fills, Fills]]]:
+    """Every row of the result: ``ours`` or a baseline, the input, the method, the fills of val and test."""
+    texts = masked_texts(context, task)
+    for row, name, table in _tables(context, task, inputs, photos, texts):
+        for method in methods:
+            if method != FINETUNE:
+                yield row, name, method, _filled(task, table, method)
+    if FINETUNE in methods:
+        yield from ((row, name, FINETUNE, fills) for row, name, fills in _finetuned(context, task, inputs, texts))
+
+
+def _finetuned(
+    context: Context, task: Task, inputs: list[str], texts: dict[str, list[str]]
+) -> Iterator[tuple[str, str, tuple[Fills, Fills]]]:
+    """The fills of the run's model after fine-tuning, and of the untrained one after the same."""
+    assert context.run is not None
+    products = {split: finetuning.Products(task.rows[split], texts[split], task.labels[split]) for split in texts}
+    models = {"ours": context.run.model()}
+    if context.untrained is not None:
+        models["untrained"] = context.run.untrained()
+    for row, model in models.items():
+        answers = finetuning.finetune(
+            model,
+            context.catalogue,
+            products,
+            len(task.classes),
+            inputs,
+            seed=context.seed,
+            precision=context.run.config.trainer.precision,
+            title=f"fine-tuning for {task.attribute}, {row}",
+        )
+        for name in inputs:
+            val, test = (
+                _answered(task.labels[split], has, answer[has])
+                for split in ("val", "test")
+                for answer, has in [answers[split][name]]
+            )
+            yield row, name, (val, test)
+
+
 def _tables(
-    context: Context, task: Task, inputs: list[str], photos: np.ndarray | None
+    context: Context, task: Task, inputs: list[str], photos: np.ndarray | None, texts: dict[str, list[str]]
 ) -> Iterator[tuple[str, str, dict[str, Table]]]:
-    """Every row of the result, input by input: ``ours`` or a baseline, the input, its features per split."""
+    """Frozen features of every row, input by input: ``ours`` or a baseline, the input, its features per split."""
     models: list[tuple[str, EmbeddingStore, TextEmbedder | None]] = [("ours", context.store, context.embedder)]
     if context.untrained is not None:
         models.append(("untrained", context.untrained, context.untrained_queries()))
-    texts = masked_texts(context, task)
     for row, store, embedder in models:
         own: dict[str, dict[str, Table]] = {}
         if "text" in inputs or "fused" in inputs:
@@ -205,15 +259,21 @@ def embedded(embedder: Any, texts: list[str], width: int) -> Table:
 def _filled(task: Task, table: dict[str, Table], method: str) -> tuple[Fills, Fills]:
     """The fills of val and of test."""
     data = {split: (features[has], task.labels[split][has]) for split, (features, has) in table.items()}
-    fills = [Fills(np.full(len(y), NONE), np.zeros(len(y)), y) for y in (task.labels["val"], task.labels["test"])]
+    answers = {split: np.zeros((0, len(task.classes))) for split in ("val", "test")}
     if len(data["train"][1]):
         classify = CLASSIFIERS[method](data["train"], data["val"], len(task.classes))
-        for split, fill in zip(("val", "test"), fills, strict=True):
-            features, has = data[split][0], table[split][1]
-            if has.any():
-                probabilities = classify(features)
-                fill.predicted[has], fill.confidence[has] = probabilities.argmax(1), probabilities.max(1)
-    return fills[0], fills[1]
+        answers = {split: classify(data[split][0]) if len(data[split][1]) else answers[split] for split in answers}
+    has = {split: table[split][1] & bool(len(data["train"][1])) for split in answers}
+    val, test = (_answered(task.labels[split], has[split], answers[split]) for split in answers)
+    return val, test
+
+
+def _answered(truth: np.ndarray, has: np.ndarray, probabilities: np.ndarray) -> Fills:
+    """Fills from the probabilities (m, C) of the m products that have the input."""
+    fills = Fills(np.full(len(truth), NONE), np.zeros(len(truth)), truth)
+    if has.any():
+        fills.predicted[has], fills.confidence[has] = probabilities.argmax(1), probabilities.max(1)
+    return fills
 
 
 def _majority(task: Task) -> tuple[Fills, Fills]:

@@ -314,7 +314,7 @@ def _write_preprocessing(run: Run, model: Model, folder: Path, *, inside: bool =
 
 def _longest(run: Run) -> int:
     """Tokens of a text at most, its two special ones counted."""
-    return int(run.catalogue().manifest["config"]["max_tokens"]) + 2
+    return run.catalogue().max_tokens + 2
 
 
 def _card(run: Run, model: Model, target: Target, usage: str) -> str:

@@ -31,7 +31,7 @@ def language_model(run: Run) -> Callable[[Sequence[str]], np.ndarray] | None:
         for name, component in run.config.stages[stage].objectives.items():
             if component.name == "mlm":
                 objective = cast(MaskedLanguageModelling, run.model(stage).tasks()[name])
-                return partial(_surprise, objective, limit=run.catalogue().manifest["config"]["max_tokens"])
+                return partial(_surprise, objective, limit=run.catalogue().max_tokens)
     return None
 
 
