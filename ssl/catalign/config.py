@@ -54,7 +54,7 @@ class ColumnsConfig(Schema):
     split: str | None = None
     rename: dict[str, str] = Field(default={}, description="source column -> the name used above")
     unpack: dict[str, dict[str, str]] = Field(
-        default={}, description="column of JSON objects -> their keys -> the names used above"
+        default={}, description="column of JSON objects -> their keys -> names, which are among attributes"
     )
 
     @field_validator("text")
@@ -71,6 +71,13 @@ class ColumnsConfig(Schema):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two keys would be column {repeated[0]!r}; give each a name of its own")
         return unpack
+
+    @model_validator(mode="after")
+    def _unpacked_attributes(self) -> ColumnsConfig:
+        for name, column in self.unpacked.items():
+            if name not in self.attributes:
+                raise ValueError(f"unpack.{column} makes {name!r}, which is not among attributes")
+        return self
 
     @model_validator(mode="after")
     def _joinable(self) -> ColumnsConfig:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_images import bomb, encoded
 
-from catalign.artifacts import digest, read_json
+from catalign.artifacts import read_json
 from catalign.config import ColumnsConfig, DataConfig
 from catalign.data import chunks, prepare
 from catalign.data.catalogue import Catalogue
@@ -129,8 +129,16 @@ def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
         (ColumnsConfig(image="photo"), "data.columns.image names column 'photo'", "data.columns.image=null"),
         (ColumnsConfig(attributes=["colour"]), "data.columns.attributes names column 'colour'", "id, image, title"),
         (ColumnsConfig(rename={"ID": "id"}), "data.columns.rename names column 'ID'", "known: id, image, title"),
-        (ColumnsConfig(unpack={"more": {"Neck": "neck"}}), "columns.unpack names column 'more'", "id, image, title"),
-        (ColumnsConfig(unpack={"id": {"Neck": "title"}}), "makes a column 'title', which the source has", "choose"),
+        (
+            ColumnsConfig(attributes=["neck"], unpack={"more": {"Neck": "neck"}}),
+            "columns.unpack names column 'more'",
+            "id, image, title",
+        ),
+        (
+            ColumnsConfig(attributes=["title"], unpack={"id": {"Neck": "title"}}),
+            "makes a column 'title', which the source has",
+            "choose",
+        ),
     ]:
         with pytest.raises(CatalignError, match=problem) as error:
             prepare.prepare(shop.model_copy(update={"columns": columns}), progress=False)
@@ -156,26 +164,37 @@ def test_keys_of_a_json_column_are_attributes(tmp_path: Path, kind: str) -> None
 
 
 def test_cells_that_are_no_json_object_are_bad_rows(tmp_path: Path) -> None:
-    table = products(20)
-    table["more"] = ['{"Neck": "V"}', '{"Neck"', "[1]", '{"Neck": ["V", "Round"]}', *[""] * 16]
+    table = products(80)
+    deep = "[" * 100_000
+    given = ['{"Neck": "V"}', '{"Neck"', "[1]", '{"Neck": ["V", "Round"]}', deep, "null", "NA", '{"Neck": null}']
+    table["more"] = given + [""] * 72
     columns = ColumnsConfig(attributes=["neck"], unpack={"more": {"Neck": "neck"}})
     shop = Catalogue.load(config(tmp_path, table, columns=columns), progress=False)
     assert [(bad.row, bad.id, bad.column, bad.reason.split(":")[0]) for bad in shop.quarantine] == [
         (1, "p1", "more", "malformed JSON"),
         (2, "p2", "more", "wrong type"),
         (3, "p3", "neck", "wrong type"),
+        (4, "p4", "more", "malformed JSON"),
     ]
 
 
-def test_a_config_without_unpacked_columns_has_the_fingerprint_it_always_had(tmp_path: Path) -> None:
+def test_a_key_that_no_product_has_is_mistyped(tmp_path: Path) -> None:
+    table = products(4)
+    table["specs"] = ['{"Neck": "V", "Sleeve": "Long"}', "{}", "", '{"Neck": null}']
+    columns = ColumnsConfig(attributes=["neck"], rename={"specs": "more"}, unpack={"more": {"Nekc": "neck"}})
+    with pytest.raises(CatalignError, match="more: no product has a value of the key 'Nekc'") as error:
+        prepare.prepare(config(tmp_path, table, columns=columns), progress=False)
+    assert "did you mean 'Neck'? known: Neck, Sleeve" in str(error.value)
+
+
+def test_a_config_keeps_the_fingerprint_it_always_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = config(tmp_path, products(4))
     source, columns = prepare.open_source(shop)
-    old = shop.model_dump(mode="json", include=prepare._SETTINGS)
-    del old["columns"]["unpack"]
-    old["columns"]["text"] = ["title"]
-    assert prepare.fingerprint(source, columns, shop) == digest([prepare.VERSION, source.fingerprint(), old])
-    unpacked = ColumnsConfig(unpack={"title": {"a": "b"}})
-    assert prepare.fingerprint(source, unpacked, shop) != prepare.fingerprint(source, columns, shop)
+    monkeypatch.setattr(type(source), "fingerprint", lambda self: "source")
+    found = prepare.fingerprint(source, columns, shop)
+    assert found == "47af91e59c03", "catalogues that people have prepared would be prepared again"
+    unpacked = ColumnsConfig(attributes=["b"], unpack={"title": {"a": "b"}})
+    assert prepare.fingerprint(source, unpacked, shop) != found
 
 
 def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +340,7 @@ def test_joined_columns_say_what_the_attributes_say(tmp_path: Path) -> None:
         ({"text": {"title": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "no weight in text"),
         ({"text": {"facts": 1}, "attributes": ["colour"], "joined": {"facts": ["colour"]}}, "primary"),
         ({"unpack": {"more": {"Neck": "neck"}, "rest": {"Collar": "neck"}}}, "two keys would be column 'neck'"),
+        ({"unpack": {"more": {"Neck": "neck"}}}, "'neck', which is not among attributes"),
     ],
 )
 def test_columns_that_make_no_sense(columns: dict[str, Any], complaint: str) -> None:

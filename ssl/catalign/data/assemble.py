@@ -13,11 +13,15 @@ import pyarrow as pa
 from catalign.artifacts import atomic
 from catalign.config import ColumnsConfig, DataConfig, InteractionsConfig
 from catalign.data import log_files, logs, quarantine, splits
+from catalign.data.cells import BadCellError, json_object
 from catalign.data.chunks import Part, Plan
 from catalign.data.quarantine import BadRow
 from catalign.data.sources import Source
 from catalign.data.text import Ragged, Vocabulary, load_tokenizer, train_wordpiece
-from catalign.errors import CatalignError
+from catalign.errors import CatalignError, unknown
+
+SOME_ROWS = 4096
+"""How many rows tell which keys a JSON column has."""
 
 
 def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, source: Source) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, so
         raise CatalignError(f"every row of {config.name!r} is bad", f"see why in {folder / quarantine.REPORT}")
     has_image = _write_images(folder, plan, parts, keep, count)
     table = _write_table(folder, plan, parts, keep)
+    _check_keys(table, plan.columns, source)
     divided = _write_splits(folder, table, has_image, plan.columns, config)
     _write_tokens(folder, table, plan.columns, config)
     log = _write_histories(folder, table, config, source, total)
@@ -51,6 +56,26 @@ def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, so
             mode="json", exclude={"cache", "workers", "root", "fallback", "fallback_columns"}
         ),
     }
+
+
+def _check_keys(table: pa.Table, columns: ColumnsConfig, source: Source) -> None:
+    """Refuse a key of a JSON column that no product has a value of: it is mistyped."""
+    back = {new: old for old, new in columns.rename.items()}
+    for column, keys in columns.unpack.items():
+        for key, name in keys.items():
+            if not any(table[f"attribute:{name}"].to_pylist()):
+                original = back.get(column, column)
+                some = next(iter(source.chunks(SOME_ROWS, [original])))[original]
+                seen = {str(other) for cell in some for other in _keys(cell, column)}
+                remedy = unknown("key", key, seen).remedy
+                raise CatalignError(f"data.columns.unpack.{column}: no product has a value of the key {key!r}", remedy)
+
+
+def _keys(cell: Any, column: str) -> list[Any]:
+    try:
+        return list(json_object(cell, column))
+    except BadCellError:  # in the quarantine report
+        return []
 
 
 def _write_histories(

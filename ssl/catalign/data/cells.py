@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+MISSING = frozenset({"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
+"""Attribute values that say that there is none, as tables commonly do."""
+
 
 class BadCellError(ValueError):
     """A cell that makes its row unusable.
@@ -39,18 +42,18 @@ def scalar(cell: Any, column: str) -> str:
 
 
 def json_object(cell: Any, column: str) -> Mapping[str, Any]:
-    """The keys and values of a JSON object, written or already parsed; of an empty cell none.
+    """The keys and values of a JSON object, written or already parsed; of an empty cell, ``null`` or ``NA`` none.
 
     Raises:
         BadCellError: It is no JSON, or another kind of JSON.
     """
     if isinstance(cell, Mapping):
         return cell
-    if not (text := scalar(cell, column)):
+    if (text := scalar(cell, column)) in MISSING:
         return {}
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadCellError(column, f"malformed JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadCellError(column, f"wrong type: JSON of a {type(found).__name__}, not an object")

@@ -18,13 +18,10 @@ from pyarrow import feather
 from catalign.artifacts import atomic, read_json, write_json
 from catalign.config import ColumnsConfig
 from catalign.data import images
-from catalign.data.cells import BadCellError, json_object, scalar
+from catalign.data.cells import MISSING, BadCellError, json_object, scalar
 from catalign.data.quarantine import MALFORMED, BadRow
 from catalign.data.sources import Chunk
 from catalign.data.text import clean
-
-MISSING = frozenset({"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
-"""Attribute values that say that there is none, as tables commonly do."""
 
 
 @dataclass(frozen=True)

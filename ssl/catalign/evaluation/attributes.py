@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from catalign.errors import CatalignError, unknown
 from catalign.evaluation import finetuning
 from catalign.evaluation.base import Context, Result, Skipped, TextEmbedder, data_of, protocol
 from catalign.evaluation.baselines import tfidf
-from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, judge, pixels, tasks
+from catalign.evaluation.classification import CLASSIFIERS, DECAYS, NONE, Task, chosen_methods, judge, pixels, tasks
 from catalign.evaluation.masking import Mask
 from catalign.evaluation.significance import RECORD, compared
 from catalign.registry import register
 from catalign.retrieval.neighbours import NEIGHBOURS, TEMPERATURE, Features, threshold_at
+from catalign.training.model import Model
 
 INPUTS = ("text", "image", "fused")
 FINETUNE = "finetune"
@@ -71,7 +73,8 @@ def attributes(
 
     Inputs: ``text``, the aligned embedding of the masked primary text; ``image``, that of the photo; ``fused``, both,
     by the run's fusion. Methods: ``knn`` and ``linear``, as in the probe protocol, of frozen embeddings; ``finetune``
-    trains a copy of the encoders for each attribute, with a linear layer each (``evaluation/finetuning.py``).
+    trains a copy of the encoders for each attribute, with a linear layer each, whose logits add up where an input is
+    ``fused`` (``evaluation/finetuning.py``). Its ``untrained`` row is the same training from scratch.
 
     Metrics, keyed ``<attribute>/<input>/<method>/<metric>``, over all test products that have the attribute: a product
     without the input, or of a class with fewer than ``min_count`` train rows, counts as wrong. ``accuracy``;
@@ -98,7 +101,9 @@ def attributes(
         Skipped: Texts are asked for and there is no embedder, fine-tuning is and there is no run, or no attribute has
             two classes.
     """
-    methods, inputs = _methods(context, methods), _chosen(context, inputs)
+    methods, inputs = chosen_methods(methods, FINETUNE), _chosen(context, inputs)
+    if FINETUNE in methods and context.run is None:
+        raise Skipped("attributes: fine-tuning needs a run's model")
     if not 0 < precision <= 1:
         raise CatalignError(f"evaluation.attributes.precision is {precision}", "give a share, such as 0.95")
     options: dict[str, Any] = {"min_count": min_count, "max_train": max_train, "seed": seed}
@@ -106,12 +111,20 @@ def attributes(
     rows: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
     cases: dict[str, dict[str, np.ndarray]] = {}
-    photos = pixels(context.catalogue) if "image" in inputs else None
+    frozen = [method for method in methods if method != FINETUNE]
+    photos = pixels(context.catalogue) if "image" in inputs and frozen else None
+    models = _models(context) if FINETUNE in methods else {}
     for task in found:
         if not len(task.rows["test"]):
             continue
         details[task.attribute] = task.details
-        for row, name, method, (val, test) in _all_fills(context, task, inputs, methods, photos):
+        texts = masked_texts(context, task)
+        fills = (
+            (row, name, method, _filled(task, table, method))
+            for row, name, table in (_tables(context, task, inputs, photos, texts) if frozen else ())
+            for method in frozen
+        )
+        for row, name, method, (val, test) in chain(fills, _finetuned(context, task, inputs, models, texts)):
             prefix = f"{task.attribute}/{name}/{method}"
             scores = {f"{prefix}/{key}": value for key, value in _scores(val, test, precision).items()}
             rows.setdefault(row, {}).update(scores)
@@ -144,16 +157,6 @@ def attributes(
     return [Result("attributes", context.name, record, ours, rows, details, significance=significance)]
 
 
-def _methods(context: Context, methods: list[str] | None) -> list[str]:
-    known = (*CLASSIFIERS, FINETUNE)
-    for method in methods or []:
-        if method not in known:
-            raise unknown("method of evaluation.attributes.methods", method, known)
-    if FINETUNE in (methods or []) and context.run is None:
-        raise Skipped("attributes: fine-tuning needs a run's model")
-    return methods or list(CLASSIFIERS)
-
-
 def _chosen(context: Context, inputs: list[str] | None) -> list[str]:
     for name in inputs or []:
         if name not in INPUTS:
@@ -167,46 +170,33 @@ def _chosen(context: Context, inputs: list[str] | None) -> list[str]:
     return inputs or has
 
 
-def _all_fills(
-    context: Context, task: Task, inputs: list[str], methods: list[str], photos: np.ndarray | None
-) -> Iterator[tuple[str, str, str, tuple[Fills, Fills]]]:
-    """Every row of the result: ``ours`` or a baseline, the input, the method, the fills of val and test."""
-    texts = masked_texts(context, task)
-    for row, name, table in _tables(context, task, inputs, photos, texts):
-        for method in methods:
-            if method != FINETUNE:
-                yield row, name, method, _filled(task, table, method)
-    if FINETUNE in methods:
-        yield from ((row, name, FINETUNE, fills) for row, name, fills in _finetuned(context, task, inputs, texts))
+def _models(context: Context) -> dict[str, Model]:
+    """Where fine-tuning starts, by row."""
+    assert context.run is not None
+    models = {"ours": context.run.model()}
+    return models if context.untrained is None else {**models, "untrained": context.run.untrained()}
 
 
 def _finetuned(
-    context: Context, task: Task, inputs: list[str], texts: dict[str, list[str]]
-) -> Iterator[tuple[str, str, tuple[Fills, Fills]]]:
-    """The fills of the run's model after fine-tuning, and of the untrained one after the same."""
-    assert context.run is not None
-    products = {split: finetuning.Products(task.rows[split], texts[split], task.labels[split]) for split in texts}
-    models = {"ours": context.run.model()}
-    if context.untrained is not None:
-        models["untrained"] = context.run.untrained()
+    context: Context, task: Task, inputs: list[str], models: dict[str, Model], texts: dict[str, list[str]]
+) -> Iterator[tuple[str, str, str, tuple[Fills, Fills]]]:
+    """The row, the input, the method, the fills of val and test: of the run's model, and of one from scratch."""
     for row, model in models.items():
+        assert context.config is not None
         answers = finetuning.finetune(
             model,
             context.catalogue,
-            products,
+            {split: finetuning.Products(task.rows[split], texts[split], task.labels[split]) for split in texts},
             len(task.classes),
-            inputs,
+            _chosen(context, None),  # what is asked for changes nothing in what is learned
             seed=context.seed,
-            precision=context.run.config.trainer.precision,
+            precision=context.config.trainer.precision,
             title=f"fine-tuning for {task.attribute}, {row}",
         )
         for name in inputs:
-            val, test = (
-                _answered(task.labels[split], has, answer[has])
-                for split in ("val", "test")
-                for answer, has in [answers[split][name]]
-            )
-            yield row, name, (val, test)
+            answered = ((task.labels[split], *answers[split][name]) for split in ("val", "test"))
+            val, test = (_answered(truth, has, probabilities[has]) for truth, probabilities, has in answered)
+            yield row, name, FINETUNE, (val, test)
 
 
 def _tables(

@@ -161,15 +161,19 @@ def linear(train: Labelled, val: Labelled, classes: int) -> Classifier:
 CLASSIFIERS: dict[str, Callable[[Labelled, Labelled, int], Classifier]] = {"knn": knn, "linear": linear}
 
 
-def chosen_methods(methods: list[str] | None) -> list[str]:
+def chosen_methods(methods: list[str] | None, *others: str) -> list[str]:
     """The classifiers that a config names, all of them if it names none.
 
+    Args:
+        methods: Their names.
+        others: Further methods that may be named.
+
     Raises:
-        CatalignError: There is no such classifier.
+        CatalignError: There is no such method.
     """
     for method in methods or []:
-        if method not in CLASSIFIERS:
-            raise unknown("method of classification", method, CLASSIFIERS)
+        if method not in (*CLASSIFIERS, *others):
+            raise unknown("method of classification", method, (*CLASSIFIERS, *others))
     return methods or list(CLASSIFIERS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -11,25 +12,22 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
+from catalign.config import TrainerConfig
 from catalign.data.batches import Batch, gather
 from catalign.data.catalogue import Catalogue
 from catalign.encoders.base import Encoder
 from catalign.encoders.image import ImageEncoder
 from catalign.objectives.views import MILD, augment
 from catalign.training.model import Model
-from catalign.training.optim import warmup_cosine
+from catalign.training.optim import build_optimizer, build_scheduler
 
-EPOCHS, BATCH, RATE, DECAY, WARMUP = 4, 128, 5e-4, 0.05, 0.1
+TRAINING = TrainerConfig(epochs=4, batch_size=128, lr=5e-4, weight_decay=0.05, warmup=0.1, final_lr=0.0)
 RECORD = {
     "loss": "softmax, the mean over inputs",
-    "optimiser": "AdamW",
-    "epochs": EPOCHS,
-    "batch": BATCH,
-    "rate": RATE,
-    "decay": DECAY,
-    "schedule": f"warm-up over {WARMUP}, cosine to 0",
+    "trainer": TRAINING.model_dump(
+        mode="json", include={"epochs", "batch_size", "lr", "weight_decay", "betas", "warmup", "final_lr", "clip"}
+    ),
     "views": MILD.model_dump(mode="json"),
     "epoch_chosen_on": "val accuracy, the mean over inputs",
 }
@@ -86,19 +84,19 @@ def finetune(
     *,
     seed: int = 0,
     precision: str = "32",
-    title: str = "finetuning",
+    title: str = "fine-tuning",
 ) -> dict[str, Answers]:
     """Train a copy of a model's encoders on the train products, and answer for those of val and test.
 
     One model learns all inputs at once, as a shop would use it: from the text, from the photo, and from both, whose
-    logits are the sum. The epoch whose answers on val are best is kept.
+    logits are the sum. The weights of the epoch whose answers on val are best are kept.
 
     Args:
         model: Its encoders are where training starts; it stays as it is.
         catalogue: The products' catalogue.
-        products: Those of ``train``, ``val`` and ``test``.
+        products: Those of ``train``, ``val`` and ``test``; val and test may be empty.
         classes: C.
-        inputs: Of ``text``, ``image`` and ``fused``.
+        inputs: Of ``text``, ``image`` and ``fused``; which they are changes what is learned.
         seed: Draws the heads, the order, the views and the dropout.
         precision: ``32`` or ``bf16``.
         title: What the progress bar says.
@@ -113,15 +111,16 @@ def finetune(
         torch.manual_seed(seed)
         encoders = {name: copy.deepcopy(cast(Encoder, model.encoders[name])) for name in modalities}
         labeller = Labeller(encoders, classes).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learner = _Learner(labeller, inputs, seed, precision)
-        best, found = -1.0, {}
-        for epoch in track(range(EPOCHS), title, transient=True):
-            learner.learn(readers["train"], epoch)
-            answers = {split: learner.answer(readers[split]) for split in ("val", "test")}
-            right = [has & (answer.argmax(1) == products["val"].labels) for answer, has in answers["val"].values()]
+        learner = _Learner(labeller, inputs, readers["train"], seed, precision)
+        best, kept = -1.0, labeller.state_dict()
+        for epoch in track(range(int(TRAINING.epochs)), title, transient=True):
+            learner.learn(epoch)
+            told = learner.answer(readers["val"], classes).values()
+            right = [has & (answer.argmax(1) == products["val"].labels) for answer, has in told]
             if (accuracy := float(np.mean(right)) if len(products["val"].labels) else 0.0) >= best:
-                best, found = accuracy, answers
-    return found
+                best, kept = accuracy, copy.deepcopy(labeller.state_dict())
+        labeller.load_state_dict(kept)
+    return {split: learner.answer(readers[split], classes) for split in ("val", "test")}
 
 
 class _Reader:
@@ -129,7 +128,8 @@ class _Reader:
 
     def __init__(self, catalogue: Catalogue, products: Products, modalities: Sequence[str]) -> None:
         self.catalogue, self.products, self.modalities = catalogue, products, modalities
-        self.texts, self.known = catalogue.vocabulary.framed(products.texts, catalogue.max_tokens)
+        if "text" in modalities:
+            self.texts, self.known = catalogue.vocabulary.framed(products.texts, catalogue.max_tokens)
 
     def __len__(self) -> int:
         return len(self.products.rows)
@@ -146,22 +146,20 @@ class _Reader:
 class _Learner:
     """The steps of one training."""
 
-    def __init__(self, labeller: Labeller, inputs: Sequence[str], seed: int, precision: str) -> None:
-        self.labeller, self.inputs, self.seed = labeller, inputs, seed
+    def __init__(self, labeller: Labeller, inputs: Sequence[str], reader: _Reader, seed: int, precision: str) -> None:
+        self.labeller, self.inputs, self.reader, self.seed = labeller, inputs, reader, seed
         self.device = next(labeller.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        self.optimiser = torch.optim.AdamW(labeller.parameters(), lr=RATE, weight_decay=DECAY)
-        self.schedule: LambdaLR | None = None
+        self.optimiser = build_optimizer(labeller, TRAINING)
+        self.steps = -(-len(reader) // TRAINING.batch_size)
+        self.schedule = build_scheduler(self.optimiser, TRAINING, int(TRAINING.epochs) * self.steps)
 
-    def learn(self, reader: _Reader, epoch: int) -> None:
+    def learn(self, epoch: int) -> None:
         """One pass over the products."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(reader))
-        parts = np.array_split(order, -(-len(order) // BATCH))
-        steps = EPOCHS * len(parts)
-        self.schedule = self.schedule or LambdaLR(self.optimiser, lambda step: warmup_cosine(step, steps, WARMUP, 0.0))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.reader))
         self.labeller.train()
-        for batch in self._batches(reader, parts):
+        for batch in self._batches(self.reader, np.array_split(order, self.steps)):
             if "image" in batch:
                 image = cast(ImageEncoder, self.labeller.encoders["image"])
                 batch["image"] = image.normalise(augment(batch["image"], image.size, MILD, self.generator))
@@ -171,17 +169,18 @@ class _Learner:
             if not losses:
                 continue  # nothing is known of any product in the batch
             torch.stack(losses).mean().backward()
-            nn.utils.clip_grad_norm_(self.labeller.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(self.labeller.parameters(), TRAINING.clip or math.inf)
             self.optimiser.step()
             self.optimiser.zero_grad()
             self.schedule.step()
 
     @torch.inference_mode()
-    def answer(self, reader: _Reader) -> Answers:
+    def answer(self, reader: _Reader, classes: int) -> Answers:
         """Probabilities of all products."""
         self.labeller.eval()
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.inputs}
-        for batch in self._batches(reader, np.array_split(np.arange(len(reader)), -(-len(reader) // 512) or 1)):
+        found = {name: [(torch.zeros(0, classes), torch.zeros(0, dtype=torch.bool))] for name in self.inputs}
+        parts = np.array_split(np.arange(len(reader)), -(-len(reader) // 512)) if len(reader) else []
+        for batch in self._batches(reader, parts):
             with self.autocast:
                 for name, (logits, has) in self.labeller(batch, self.inputs).items():
                     found[name].append((logits.softmax(1).cpu(), has.cpu()))

@@ -156,7 +156,8 @@ def _record(context: Context, grades: Grades, gallery: Gallery, weight: float) -
         gallery=GALLERIES[gallery],
         relevant="grade above 0",
         text=list(context.catalogue.fields),
-        fusion=f"rrf {RRF_K}; sum with weight {weight}; tuned, {FOLDS} folds of queries",
+        fusion=f"rrf {RRF_K}; sum with weight {weight}",
+        tuned={"weights": WEIGHTS, "folds": FOLDS, "of": "queries in alphabetical order", "best": f"ndcg@{K}"},
         k=K,
         recall_k=DEEP,
         significance=RECORD,
@@ -207,7 +208,8 @@ def weighted_sum(first: np.ndarray, second: np.ndarray, weight: float) -> np.nda
 def cross_validated(candidates: list[dict[str, np.ndarray]], metric: str) -> tuple[dict[str, np.ndarray], list[int]]:
     """Every query's metrics with the candidate that is best for the queries of the other folds.
 
-    Folds are runs of neighbouring queries: in alphabetical order *laptop* and *laptops* do not choose for each other.
+    Folds are runs of neighbouring queries, so that in alphabetical order *laptop* and *laptops* hardly ever choose for
+    each other.
 
     Args:
         candidates: Metrics (Q,) of every query, for each candidate.
@@ -217,7 +219,7 @@ def cross_validated(candidates: list[dict[str, np.ndarray]], metric: str) -> tup
         Metrics (Q,), and the number of the candidate of each fold.
     """
     values = np.stack([candidate[metric] for candidate in candidates])
-    folds = np.array_split(np.arange(values.shape[1]), FOLDS)
+    folds = np.array_split(np.arange(values.shape[1]), min(FOLDS, values.shape[1]))
     chosen = [int(np.delete(values, fold, axis=1).sum(axis=1).argmax()) for fold in folds]
     return {
         name: np.concatenate([candidates[best][name][fold] for best, fold in zip(chosen, folds, strict=True)])
@@ -240,7 +242,7 @@ def _results(
     """The rows of one gallery, each with all baselines and with tests against what it has to beat."""
     cases = {name: query_metrics(found, grades, gallery) for name, found in scores.items()}
     cases["random"] = random_queries(grades, len(context.catalogue), gallery)
-    sums = [weighted_sum(scores["bm25"], scores["encoder"], weight) for weight in WEIGHTS]
+    sums = (weighted_sum(scores["bm25"], scores["encoder"], weight) for weight in WEIGHTS)  # one at a time in memory
     cases["tuned"], chosen = cross_validated([query_metrics(found, grades, gallery) for found in sums], f"ndcg@{K}")
     means = {name: {key: float(values.mean()) for key, values in found.items()} for name, found in cases.items()}
     baselines: list[str] = [name for name in ("random", "bm25", "tfidf", "untrained") if name in cases]
@@ -248,7 +250,8 @@ def _results(
     results = []
     for name, ending in ROWS.items():
         row = "-".join(filter(None, [context.name, "judged" if gallery == "judged" else "", ending]))
-        others = {other: cases[other] for other in [*baselines, "encoder"] if other not in (name, "random")}
+        compared = [*baselines, "encoder", *(["sum"] if name == "tuned" else [])]
+        others = {other: cases[other] for other in compared if other not in (name, "random")}
         beside = {other: means[other] for other in baselines}
         details: dict[str, Any] = {**grades.details, "training": training(context)}
         if name == "tuned":

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from catalign.config import TrainerConfig
 from catalign.errors import unknown
-from catalign.training.model import Model
 
 
-def build_optimizer(model: Model, config: TrainerConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) in groups: per encoder learning rate; no decay on vectors and scalars.
+
+    Args:
+        model: Its ``encoders`` are a ModuleDict.
+        config: Rate, decay and what differs by encoder.
 
     Raises:
         CatalignError: ``lr_scale`` names an encoder that the stage lacks.
     """
+    encoders = cast(nn.ModuleDict, model.encoders)
     for modality in config.lr_scale:
-        if modality not in model.encoders:
-            raise unknown("encoder in trainer.lr_scale", modality, model.encoders)
+        if modality not in encoders:
+            raise unknown("encoder in trainer.lr_scale", modality, encoders)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
