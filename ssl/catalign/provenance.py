@@ -46,8 +46,13 @@ def describe_versions() -> dict[str, str]:
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """A config as plain values without this machine's folders: of an absolute path the name is left."""
-    values: dict[str, Any] = config.model_dump(mode="json", exclude={"output": True, "data": {"cache", "workers"}})
+    """A config as plain values without this machine's folders: of an absolute path the name is left.
+
+    Nor does it say which runs' stages may be copied (``reuse``): that changes no number, and the runs are other ones for
+    every seed.
+    """
+    excluded: Any = {"output": True, "reuse": True, "data": {"cache", "workers"}}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude=excluded)
     root = config.data.root
 
     def clean(value: Any) -> Any:

@@ -165,9 +165,13 @@ def test_config_in_a_result_has_no_folder_of_this_machine():
     config = compose(["experiment=fashion", *folders])
     values = portable(config)
     assert "/somewhere" not in json.dumps(values)
-    assert values["reuse"] == ["a"]
     assert values["name"] == "fashion"
     assert values["data"]["root"] is None
+
+
+def test_seeds_that_may_copy_stages_of_other_runs_have_one_config():
+    first, second = (portable(compose(["experiment=icecat", f"seed={seed}"])) for seed in (0, 1))
+    assert first == {**second, "seed": 0}
 
 
 def test_experiments_choose_protocols_by_name():
