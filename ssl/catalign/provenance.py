@@ -48,8 +48,7 @@ def describe_versions() -> dict[str, str]:
 def portable(config: Config) -> dict[str, Any]:
     """A config as plain values without this machine's folders: of an absolute path the name is left.
 
-    Nor does it say which runs' stages may be copied (``reuse``): that changes no number, and the runs are other ones for
-    every seed.
+    Nor does it say which runs' stages may be copied (``reuse``): that changes no number, and every seed has its own.
     """
     excluded: Any = {"output": True, "reuse": True, "data": {"cache", "workers"}}
     values: dict[str, Any] = config.model_dump(mode="json", exclude=excluded)
