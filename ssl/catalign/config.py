@@ -64,16 +64,11 @@ class ColumnsConfig(Schema):
             raise ValueError("needs at least one text column, weights >= 0 and one of them > 0")
         return weights
 
-    @field_validator("unpack")
-    @classmethod
-    def _distinct(cls, unpack: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-        names = [name for keys in unpack.values() for name in keys.values()]
+    @model_validator(mode="after")
+    def _unpackable(self) -> ColumnsConfig:
+        names = [name for keys in self.unpack.values() for name in keys.values()]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two keys would be column {repeated[0]!r}; give each a name of its own")
-        return unpack
-
-    @model_validator(mode="after")
-    def _unpacked_attributes(self) -> ColumnsConfig:
         for name, column in self.unpacked.items():
             if name not in self.attributes:
                 raise ValueError(f"unpack.{column} makes {name!r}, which is not among attributes")
@@ -99,6 +94,10 @@ class ColumnsConfig(Schema):
     def unpacked(self) -> dict[str, str]:
         """The names that keys of JSON objects have here, each with the column it comes from."""
         return {name: column for column, keys in self.unpack.items() for name in keys.values()}
+
+    def original(self, column: str) -> str:
+        """What the source calls a column."""
+        return next((old for old, new in self.rename.items() if new == column), column)
 
 
 class SplitConfig(Schema):

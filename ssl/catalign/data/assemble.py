@@ -60,11 +60,10 @@ def assemble(folder: Path, plan: Plan, parts: list[Part], config: DataConfig, so
 
 def _check_keys(table: pa.Table, columns: ColumnsConfig, source: Source) -> None:
     """Refuse a key of a JSON column that no product has a value of: it is mistyped."""
-    back = {new: old for old, new in columns.rename.items()}
     for column, keys in columns.unpack.items():
         for key, name in keys.items():
             if not any(table[f"attribute:{name}"].to_pylist()):
-                original = back.get(column, column)
+                original = columns.original(column)
                 some = next(iter(source.chunks(SOME_ROWS, [original])))[original]
                 seen = {str(other) for cell in some for other in _keys(cell, column)}
                 remedy = unknown("key", key, seen).remedy

@@ -174,10 +174,9 @@ def decode(source: Source, plan: Plan, config: DataConfig, progress: bool) -> li
 
 
 def _renamed(source: Source, columns: ColumnsConfig) -> Iterator[Chunk]:
-    back = {new: old for old, new in columns.rename.items()}
     used = [columns.id, columns.image, *columns.read, *columns.attributes, columns.group, columns.split]
     named = [columns.unpacked.get(column, column) for column in used if column is not None]
-    wanted = list(dict.fromkeys(back.get(column, column) for column in named))
+    wanted = list(dict.fromkeys(columns.original(column) for column in named))
     for chunk in source.chunks(CHUNK_ROWS, wanted):
         yield {columns.rename.get(column, column): values for column, values in chunk.items()}
 

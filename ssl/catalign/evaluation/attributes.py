@@ -41,6 +41,15 @@ class Fills:
     confidence: np.ndarray
     truth: np.ndarray
 
+    @classmethod
+    def none(cls, truth: np.ndarray) -> Fills:
+        """No product has the input."""
+        return cls(np.full(len(truth), NONE), np.zeros(len(truth)), truth)
+
+    def take(self, has: np.ndarray, probabilities: np.ndarray) -> None:
+        """Fill in the m products that have the input, (n,) bool, from their probabilities (m, C)."""
+        self.predicted[has], self.confidence[has] = probabilities.argmax(1), probabilities.max(1)
+
     @property
     def made(self) -> np.ndarray:
         """(n,) bool: False for a product without the input."""
@@ -194,8 +203,10 @@ def _finetuned(
             title=f"fine-tuning for {task.attribute}, {row}",
         )
         for name in inputs:
-            answered = ((task.labels[split], *answers[split][name]) for split in ("val", "test"))
-            val, test = (_answered(truth, has, probabilities[has]) for truth, probabilities, has in answered)
+            val, test = (Fills.none(task.labels[split]) for split in ("val", "test"))
+            for split, fill in (("val", val), ("test", test)):
+                probabilities, has = answers[split][name]
+                fill.take(has, probabilities[has])
             yield row, name, FINETUNE, (val, test)
 
 
@@ -249,21 +260,14 @@ def embedded(embedder: Any, texts: list[str], width: int) -> Table:
 def _filled(task: Task, table: dict[str, Table], method: str) -> tuple[Fills, Fills]:
     """The fills of val and of test."""
     data = {split: (features[has], task.labels[split][has]) for split, (features, has) in table.items()}
-    answers = {split: np.zeros((0, len(task.classes))) for split in ("val", "test")}
+    fills = [Fills.none(task.labels[split]) for split in ("val", "test")]
     if len(data["train"][1]):
         classify = CLASSIFIERS[method](data["train"], data["val"], len(task.classes))
-        answers = {split: classify(data[split][0]) if len(data[split][1]) else answers[split] for split in answers}
-    has = {split: table[split][1] & bool(len(data["train"][1])) for split in answers}
-    val, test = (_answered(task.labels[split], has[split], answers[split]) for split in answers)
-    return val, test
-
-
-def _answered(truth: np.ndarray, has: np.ndarray, probabilities: np.ndarray) -> Fills:
-    """Fills from the probabilities (m, C) of the m products that have the input."""
-    fills = Fills(np.full(len(truth), NONE), np.zeros(len(truth)), truth)
-    if has.any():
-        fills.predicted[has], fills.confidence[has] = probabilities.argmax(1), probabilities.max(1)
-    return fills
+        for split, fill in zip(("val", "test"), fills, strict=True):
+            features, has = data[split][0], table[split][1]
+            if has.any():
+                fill.take(has, classify(features))
+    return fills[0], fills[1]
 
 
 def _majority(task: Task) -> tuple[Fills, Fills]:

@@ -174,7 +174,7 @@ def _all_scores(context: Context, queries: list[str], weight: float) -> dict[str
     scores = {"bm25": bm25(documents, queries), "tfidf": (asked @ matched.T).toarray()}
     scores["encoder"] = _similarities(context.embedder, context.catalogue, queries)
     scores["rrf"] = reciprocal_rank_fusion(scores["bm25"], scores["encoder"])
-    scores["sum"] = weighted_sum(scores["bm25"], scores["encoder"], weight)
+    scores["sum"] = weighted_sum(_scaled(scores["bm25"]), _scaled(scores["encoder"]), weight)
     if (untrained := context.untrained_queries()) is not None:
         scores["untrained"] = _similarities(untrained, context.catalogue, queries)
     return scores
@@ -201,8 +201,8 @@ def reciprocal_rank_fusion(*systems: np.ndarray, k: int = RRF_K) -> np.ndarray:
 
 
 def weighted_sum(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """(1 - weight) of the first plus weight of the second system's (Q, N) scores, each scaled to 0..1 per query."""
-    return (1 - weight) * _scaled(first) + weight * _scaled(second)
+    """(1 - weight) of the first plus weight of the second system's (Q, N) scores, both scaled to 0..1 per query."""
+    return (1 - weight) * first + weight * second
 
 
 def cross_validated(candidates: list[dict[str, np.ndarray]], metric: str) -> tuple[dict[str, np.ndarray], list[int]]:
@@ -242,7 +242,8 @@ def _results(
     """The rows of one gallery, each with all baselines and with tests against what it has to beat."""
     cases = {name: query_metrics(found, grades, gallery) for name, found in scores.items()}
     cases["random"] = random_queries(grades, len(context.catalogue), gallery)
-    sums = (weighted_sum(scores["bm25"], scores["encoder"], weight) for weight in WEIGHTS)  # one at a time in memory
+    lexical, dense = _scaled(scores["bm25"]), _scaled(scores["encoder"])
+    sums = (weighted_sum(lexical, dense, weight) for weight in WEIGHTS)  # one at a time in memory
     cases["tuned"], chosen = cross_validated([query_metrics(found, grades, gallery) for found in sums], f"ndcg@{K}")
     means = {name: {key: float(values.mean()) for key, values in found.items()} for name, found in cases.items()}
     baselines: list[str] = [name for name in ("random", "bm25", "tfidf", "untrained") if name in cases]
