@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from catalign import registry
-from catalign.artifacts import write_json
+from catalign.artifacts import read_json, write_json
 from catalign.bench import every_protocol, set_options, show
 from catalign.cli import main
 from catalign.errors import CatalignError
@@ -72,6 +72,45 @@ def test_options_are_given_and_checked(run, protocols, tmp_path, capsys):
         assert says in capsys.readouterr().err
     assert main(["bench", "counting", "evaluation.counting.share=1"]) == 2
     assert "no run is named" in capsys.readouterr().err
+
+
+@pytest.fixture
+def elsewhere(run, protocols, tmp_path):
+    """The result of seed 5 from another machine, whose run is not here."""
+    assert main(["bench", "counting", str(run.path), "-o", str(tmp_path / "elsewhere")]) == 0
+    path = tmp_path / "elsewhere" / "row.json"
+    form = read_json(path)
+    form["config"]["seed"] = 5
+    write_json(path, form | {"seeds": [5], "hardware": form["hardware"] | {"gpu": "H100"}, "wall_clock_s": 60.0})
+    return path
+
+
+def test_a_result_from_elsewhere_is_one_more_seed(run, elsewhere, tmp_path, capsys):
+    here = run.config.seed
+    assert main(["bench", "counting", str(run.path), str(elsewhere), "-o", str(tmp_path / "both")]) == 0
+    both = Result.load(tmp_path / "both" / "row.json")
+    assert both.seeds == [here, 5]
+    assert both.metrics["n"] == [len(run.catalogue())] * 2
+    assert both.hardware["gpu"] == "None, H100"
+    assert main(["bench", "counting", str(tmp_path / "both" / "row.json")]) == 0
+    assert "2 seed(s)" in capsys.readouterr().out
+
+
+def test_a_result_from_elsewhere_must_fit(run, elsewhere, protocols, tmp_path, capsys):
+    def says(*words: str) -> str:
+        assert main(["bench", *words, "-o", str(tmp_path / "out")]) == 2
+        return capsys.readouterr().err
+
+    assert "is a result of counting, not of all" in says("all", str(run.path), str(elsewhere))
+    form = read_json(elsewhere)
+    write_json(elsewhere, form | {"seeds": [run.config.seed]})
+    assert f"a result of seed {run.config.seed} already" in says("counting", str(run.path), str(elsewhere))
+    write_json(elsewhere, form | {"row": "other"})
+    assert "name the result files of all rows" in says("counting", str(run.path), str(elsewhere))
+    elsewhere.write_text("{}")
+    assert "not a result file" in says("counting", str(run.path), str(elsewhere))
+    assert "absent.json" in says("counting", str(tmp_path / "absent.json"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_options_leave_the_runs_own_result(run, protocols):

@@ -1,4 +1,4 @@
-"""``catalign bench``: a protocol, or all of them, on trained runs; several runs are seeds of one row."""
+"""``catalign bench``: a protocol, or all of them, on trained runs; several are seeds of one row, and so are results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ from catalign.training.run import Run
 ALL = "all"
 
 
-def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), output: Path | None = None) -> None:
+def bench(
+    runs: Sequence[Run],
+    protocol: str,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    measured: Sequence[Result] = (),
+) -> None:
     """Measure runs and print the merged results.
 
     Args:
@@ -35,14 +42,13 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
         overrides: Options of protocols, such as ``evaluation.images.folder=PATH``. What a run measures with others
             than its own goes to its folder ``bench``, and its own results stay.
         output: Folder for the merged results, one JSON per row; of ``all`` in folders of the protocols' names.
+        measured: The rows' results of other seeds, whose runs may be on another machine.
 
     Raises:
         CatalignError: A seed that occurs twice, an unknown protocol or option, no result of a protocol that was named,
-            or one that failed.
+            one that failed, or a result of another protocol.
     """
-    seeds = [run.config.seed for run in runs]
-    if len(set(seeds)) < len(seeds):
-        raise CatalignError(f"a seed occurs twice among the runs: {seeds}", "give each run of a row its own seed")
+    _check_seeds(runs, protocol, measured)
     names = every_protocol(runs[0]) if protocol == ALL else [protocol]
     others = {name for run in runs for name in set_options(run, overrides)}
     contexts, outcomes = [context_of(run) for run in runs], Outcomes()
@@ -51,7 +57,7 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
             other = None  # the folder for what is measured with other options: the runs' own results stay
             if name in others:
                 other = f"bench/{digest(runs[0].config.evaluation[name].model_dump(mode='json'))}/{name}"
-            merged = _merged(contexts, name, outcomes, other)
+            merged = _merged(contexts, name, outcomes, other, measured)
             if output is not None:
                 save_results(merged, output / name if protocol == ALL else output)
             for result in merged:
@@ -60,16 +66,27 @@ def bench(runs: Sequence[Run], protocol: str, overrides: Sequence[str] = (), out
                 folders = ", ".join(str(run.path / other) for run in runs)
                 console.print(f"with other options than the run's own: {escape(folders)}", soft_wrap=True)
         if protocol == ALL:
-            measured = [name for name in names if name not in {**outcomes.skipped, **outcomes.failed}]
-            console.print(
-                f"[green]measured[/] {len(measured)} of {len(names)} protocols: {', '.join(measured) or 'none'}"
-            )
+            done = [name for name in names if name not in {**outcomes.skipped, **outcomes.failed}]
+            console.print(f"[green]measured[/] {len(done)} of {len(names)} protocols: {', '.join(done) or 'none'}")
     finally:
         outcomes.tell()
     if outcomes.failed:
         raise CatalignError(f"failed: {', '.join(outcomes.failed)}", "see the reason above")
     if protocol != ALL and not merged:
         raise CatalignError(f"protocol {protocol!r} wrote no result", "see the reason above")
+
+
+def _check_seeds(runs: Sequence[Run], protocol: str, measured: Sequence[Result]) -> None:
+    """Before anything is measured: every seed once, and results of the protocol alone."""
+    seeds = [run.config.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise CatalignError(f"a seed occurs twice among the runs: {seeds}", "give each run of a row its own seed")
+    for result in measured:
+        if both := sorted({*seeds} & {*result.seeds}):
+            raise CatalignError(f"row {result.row!r} has a result of seed {both[0]} already", "leave out run or file")
+        if result.benchmark != protocol:
+            problem = f"row {result.row!r} is a result of {result.benchmark}, not of {protocol}"
+            raise CatalignError(problem, f"catalign bench {result.benchmark} … merges it")
 
 
 def set_options(run: Run, overrides: Sequence[str]) -> list[str]:
@@ -112,13 +129,23 @@ def every_protocol(run: Run) -> list[str]:
     return [*run.config.evaluation, *(name for name in registry.names("protocol") if name not in run.config.evaluation)]
 
 
-def _merged(contexts: Sequence[Context], name: str, outcomes: Outcomes, folder: str | None) -> list[Result]:
+def _merged(
+    contexts: Sequence[Context], name: str, outcomes: Outcomes, folder: str | None, measured: Sequence[Result]
+) -> list[Result]:
     rows: dict[str, list[Result]] = {}
     for context in contexts:
         assert context.run is not None
         for written in measure(context, name, outcomes, context.run.path / folder if folder else None):
             rows.setdefault(written.stem, []).append(Result.load(written))
-    return [merge(results) for results in rows.values()]
+    for result in measured:
+        rows.setdefault(result.row, []).append(result)
+    merged = [merge(results) for results in rows.values()]
+    every = sorted({seed for result in merged for seed in result.seeds})
+    for result in merged:
+        if measured and result.seeds != every:
+            problem = f"row {result.row!r} has seeds {result.seeds}, while others have {every}"
+            raise CatalignError(problem, "name the result files of all rows, or of none")
+    return merged
 
 
 def show(result: Result) -> None:

@@ -124,7 +124,7 @@ def _measure(add: Add) -> None:
 
     bench = add(commands.bench)
     bench.add_argument("protocol", help="its name (see: catalign list protocols), or all: those whose data are there")
-    words = "run folders, several are its seeds; and options, such as evaluation.images.folder=PATH"
+    words = "run folders, several are its seeds; result files of other seeds; options: evaluation.images.folder=PATH"
     bench.add_argument("runs", nargs="+", metavar="RUN", help=words)
     where = "folder for the merged result JSON, one file per row; of all, in folders of the protocols' names"
     bench.add_argument("-o", "--output", type=Path, help=where)

@@ -209,6 +209,7 @@ def bench(options: argparse.Namespace) -> None:
     """Run a benchmark protocol, or all of them, on trained runs."""
     from catalign import plugins
     from catalign.bench import bench
+    from catalign.evaluation.base import Result
 
     plugins.use(options.plugin)
     if options.output and options.output.exists() and not options.output.is_dir():
@@ -218,10 +219,11 @@ def bench(options: argparse.Namespace) -> None:
     for word in (word for word in named if "=" in str(word) and not word.exists()):
         remedy = "options are written evaluation.PROTOCOL.OPTION=VALUE"
         raise CatalignError(f"{str(word)!r} is neither a run nor an option of a protocol", remedy)
-    runs = [_open(path) for path in named]
-    if not runs:
+    files = [path for path in named if path.suffix == ".json"]
+    runs = [_open(path) for path in named if path not in files]
+    if not named:
         raise CatalignError("no run is named", f"catalign bench {options.protocol} RUN {' '.join(overrides)}")
-    bench(runs, options.protocol, overrides, options.output)
+    bench(runs, options.protocol, overrides, options.output, measured=[Result.load(path) for path in files])
 
 
 def export(options: argparse.Namespace) -> None:

@@ -304,9 +304,21 @@ def merge(results: Sequence[Result]) -> Result:
                 }
                 for key in ("baselines", "significance")
             },
+            **{key: _each([getattr(result, key) for result in results]) for key in ("hardware", "versions")},
+            "git": _distinct([result.git for result in results]),
             "wall_clock_s": sum(result.wall_clock_s for result in results),
         }
     )
+
+
+def _each(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: _distinct([record.get(key) for record in records]) for record in records for key in record}
+
+
+def _distinct(values: Sequence[Any]) -> Any:
+    """The value that all seeds have, or in words those that there are: seeds may come from several machines."""
+    found = list(dict.fromkeys(values))
+    return found[0] if len(found) == 1 else ", ".join(map(str, found))
 
 
 def _joined(metrics: Sequence[Metrics], where: str) -> Metrics:
