@@ -48,7 +48,7 @@ def bench(
         CatalignError: A seed that occurs twice, an unknown protocol or option, no result of a protocol that was named,
             one that failed, or a result of another protocol.
     """
-    _check_seeds(runs, protocol, measured)
+    _check_inputs(runs, protocol, measured)
     names = every_protocol(runs[0]) if protocol == ALL else [protocol]
     others = {name for run in runs for name in set_options(run, overrides)}
     contexts, outcomes = [context_of(run) for run in runs], Outcomes()
@@ -76,7 +76,7 @@ def bench(
         raise CatalignError(f"protocol {protocol!r} wrote no result", "see the reason above")
 
 
-def _check_seeds(runs: Sequence[Run], protocol: str, measured: Sequence[Result]) -> None:
+def _check_inputs(runs: Sequence[Run], protocol: str, measured: Sequence[Result]) -> None:
     """Before anything is measured: every seed once, and results of the protocol alone."""
     seeds = [run.config.seed for run in runs]
     if len(set(seeds)) < len(seeds):
@@ -141,10 +141,10 @@ def _merged(
         rows.setdefault(result.row, []).append(result)
     merged = [merge(results) for results in rows.values()]
     every = sorted({seed for result in merged for seed in result.seeds})
-    for result in merged:
-        if measured and result.seeds != every:
-            problem = f"row {result.row!r} has seeds {result.seeds}, while others have {every}"
-            raise CatalignError(problem, "name the result files of all rows, or of none")
+    lacking = [result for result in merged if result.seeds != every]
+    if measured and lacking:
+        problem = f"row {lacking[0].row!r} has seeds {lacking[0].seeds}, while others have {every}"
+        raise CatalignError(problem, "name the result files of all rows, or of none")
     return merged
 
 
