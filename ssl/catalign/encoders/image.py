@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import center_crop
 
 from catalign.encoders.base import Encoded, Encoder
+from catalign.encoders.convolution import speed_up_small_maps
 from catalign.errors import CatalignError
 from catalign.registry import register
 
@@ -75,6 +76,7 @@ class ImageEncoder(Encoder):
         self.size: tuple[int, int] = (size[0], size[1])
         self.pooling, self.crop_pct, self.mirror = pooling, crop_pct, mirror
         backbone = create_backbone(model, self.size, pretrained, kwargs)
+        speed_up_small_maps(backbone)
         self.is_vit = is_plain_vit(backbone)
         self.prefix: int = getattr(backbone, "num_prefix_tokens", 0)
         self.width: int = backbone.num_features
