@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from catalign.config import Config
 
 PACKAGES = ("torch", "timm", "transformers", "faiss", "catalign")
+ABSENT = object()
+"""Stands for the value of a key that a config lacks."""
 
 
 @cache
@@ -67,6 +70,27 @@ def portable(config: Config) -> dict[str, Any]:
     values = clean(values)
     values["data"]["root"] = None
     return values
+
+
+def differences(configs: Sequence[Mapping[str, Any]], *ignored: str) -> dict[str, list[Any]]:
+    """Keys in which :func:`portable` configs differ -> each one's value, :data:`ABSENT` where it has no such key.
+
+    Args:
+        configs: At least one.
+        ignored: Keys of the outermost level to leave out.
+    """
+    kept = [{key: value for key, value in config.items() if key not in ignored} for config in configs]
+    leaves = [dict(_leaves(config)) for config in kept]
+    found = {key: [config.get(key, ABSENT) for config in leaves] for config in leaves for key in config}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def git_revision() -> str | None:

@@ -64,8 +64,12 @@ def test_one_seed_has_no_spread():
     assert result().to_json()["metrics"]["a/recall@10"] == {"mean": 0.5, "std": 0.0, "values": [0.5]}
 
 
-def test_merge_of_merged_results_keeps_every_seed():
-    assert merge([merge([result(0), result(1)]), result(2)]).seeds == [0, 1, 2]
+def test_merge_of_merged_results_keeps_every_seed_and_names_each_machine_once():
+    there = [result(seed, hardware={"cpu": "Elsewhere", "cores": 2}) for seed in (1, 2)]
+    here = result(0, hardware={"cpu": "Here", "cores": 2})
+    merged = merge([merge([here, there[0]]), there[1]])
+    assert merged.seeds == [0, 1, 2]
+    assert merged.hardware == {"cpu": "Here, Elsewhere", "cores": 2}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,8 @@ def test_merge_of_merged_results_keeps_every_seed():
         (result(1, k=5), "different protocols"),
         (result(0), "seed occurs twice"),
         (result(1, row="theirs"), "different rows"),
-        (result(1, config={"seed": 1, "name": "other"}), "differ in more than the seed"),
+        (result(1, config={"seed": 1, "name": "other"}), "differ in more than the seed: name"),
+        (result(1, config={"seed": 1, "name": "row", "data": {"root": None}}), "more than the seed: data.root"),
     ],
 )
 def test_merge_refuses_what_does_not_belong_together(other, says):

@@ -7,7 +7,7 @@ from html_page import Page
 from catalign.errors import CatalignError
 from catalign.evaluation.base import Result, protocol
 from catalign.reporting import answers, learning, recipe, report, scoreboard
-from catalign.reporting.comparison import differences, each, variants
+from catalign.reporting.comparison import each, variants
 from catalign.training.run import Run
 
 SECTIONS = ["run", "catalogue", "training", "results", "retrieval", "failures"]
@@ -98,10 +98,10 @@ def test_differences_name_keys_that_differ_and_those_that_one_lacks(report_run, 
     values = report_run.config.model_dump(mode="json")
     del values["stages"]["text"]["objectives"]["nsp"]
     one, other = variants([report_run, remake(name="x", seed=3, stages=values["stages"])])
-    assert set(differences([one, other])) == {"stages.text.objectives.nsp.name", "stages.text.objectives.nsp.weight"}
     table = recipe.recipes([one, other])["differences"]
+    assert set(table) == {"stages.text.objectives.nsp.name", "stages.text.objectives.nsp.weight"}
     assert table["stages.text.objectives.nsp.name"] == ["nsp", "–"]
-    assert not differences([one])
+    assert not recipe.recipes([one])["differences"]
 
 
 def test_the_yaml_is_the_config_and_marks_only_what_differs(report_run):

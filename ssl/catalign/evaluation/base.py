@@ -21,7 +21,7 @@ from catalign.embeddings.extract import Embedder
 from catalign.embeddings.fusion import Fusion, fuse_store
 from catalign.embeddings.fusion.weighted import PUBLISHED, Weighted
 from catalign.errors import CatalignError
-from catalign.provenance import describe_hardware, describe_versions, git_revision, portable
+from catalign.provenance import describe_hardware, describe_versions, differences, git_revision, portable
 from catalign.training.run import Run
 
 Vectors = tuple[np.ndarray, np.ndarray]
@@ -286,8 +286,9 @@ def merge(results: Sequence[Result]) -> Result:
             raise CatalignError(f"results of different {what}s cannot be merged: {', '.join(sorted(found))}")
     one_protocol(results)
     # The protocol's id holds the options that matter; those of other protocols may differ.
-    if len({digest({**result.config, "seed": None, "evaluation": None}) for result in results}) > 1:
-        raise CatalignError(f"row {first.row!r}: the configs differ in more than the seed", "give the rows other names")
+    if differ := differences([result.config for result in results], "seed", "evaluation"):
+        problem = f"row {first.row!r}: the configs differ in more than the seed: {', '.join(differ)}"
+        raise CatalignError(problem, "give the rows other names, or make all seeds with one config")
     seeds = [seed for result in results for seed in result.seeds]
     if len(set(seeds)) < len(seeds):
         raise CatalignError(f"row {first.row!r}: a seed occurs twice in {seeds}", "give each run of a row its own seed")
@@ -317,8 +318,9 @@ def _each(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _distinct(values: Sequence[Any]) -> Any:
     """The value that all seeds have, or in words those that there are: seeds may come from several machines."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else ", ".join(map(str, found))
+    if len(set(values)) == 1:
+        return values[0]
+    return ", ".join(dict.fromkeys(part for value in values for part in str(value).split(", ")))  # some are merged ones
 
 
 def _joined(metrics: Sequence[Metrics], where: str) -> Metrics:

@@ -1,9 +1,9 @@
-"""Several runs beside each other: which of them are seeds of one variant, and where their configs differ."""
+"""Several runs beside each other: which of them are seeds of one variant, and what can be made of each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,6 @@ from catalign.provenance import portable
 from catalign.reporting.svg import PALETTE
 from catalign.training.run import Run
 
-ABSENT = object()
-"""Stands for the value of a key that a config lacks."""
 Made = TypeVar("Made")
 
 
@@ -102,22 +100,3 @@ def each(runs: Mapping[str, Run], make: Callable[[Run], Made]) -> tuple[dict[str
     if failed and not made:
         raise next(iter(failed.values()))
     return made, [f"{name} is left out: {'; '.join(filter(None, (e.problem, e.remedy)))}" for name, e in failed.items()]
-
-
-def differences(compared: Sequence[Variant]) -> dict[str, list[Any]]:
-    """Config keys in which variants differ -> each variant's value, :data:`ABSENT` where it has no such key.
-
-    Names and seeds are left out: they are what tells variants and runs apart. So are this machine's folders.
-    """
-    configs = [dict(_leaves(portable(variant.first.config))) for variant in compared]
-    keys = dict.fromkeys(key for config in configs for key in config if key not in ("name", "seed"))
-    found = {key: [config.get(key, ABSENT) for config in configs] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from catalign.artifacts import read_json
 from catalign.errors import CatalignError
-from catalign.reporting.comparison import ABSENT, Variant, differences, each, every
+from catalign.provenance import ABSENT, differences, portable
+from catalign.reporting.comparison import Variant, each, every
 from catalign.training.run import Run
 
 HARDWARE = {"cpu": "Processor", "cores": "Cores", "memory_gb": "Memory, GB", "gpu": "GPU"}
@@ -20,7 +21,8 @@ APART = ("Seed", "Folder", "Training")
 
 def recipes(compared: Sequence[Variant]) -> dict[str, Any]:
     """What ran, run by run; of several variants also what they have in common and where their configs differ."""
-    differ = differences(compared)
+    configs = [portable(variant.first.config) for variant in compared]
+    differ = differences(configs, "name", "seed")  # those are what tells variants and runs apart
     runs, notes = each(every(compared), lambda run: what_ran(run, differ))
     table = {key: [_in_words(value) for value in values] for key, values in differ.items()}
     return {"runs": runs, "notes": notes, "columns": [v.name for v in compared], "differences": table} | {
