@@ -79,7 +79,7 @@ def test_merge_of_merged_results_keeps_every_seed_and_names_each_machine_once():
         (result(0), "seed occurs twice"),
         (result(1, row="theirs"), "different rows"),
         (result(1, config={"seed": 1, "name": "other"}), "differ in more than the seed: name"),
-        (result(1, config={"seed": 1, "name": "row", "data": {"root": None}}), "more than the seed: data.root"),
+        (result(1, config={"seed": 1, "name": "row", "data": {"root": None}}), "seed: name, data.root"),
     ],
 )
 def test_merge_refuses_what_does_not_belong_together(other, says):
