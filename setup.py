@@ -29,8 +29,8 @@ setup(
     package_data={"catalign.configs": sorted(set(CONFIGS)), "catalign.reporting": ["templates/*"]},
     entry_points={"console_scripts": ["catalign = catalign.cli:main"]},
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "timm>=1.0.9",
         "transformers>=4.48",
         "tokenizers>=0.20",

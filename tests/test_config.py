@@ -54,6 +54,13 @@ def test_a_wrong_type_of_an_option_names_its_key():
         validate(compose(["stages.text.objectives.mlm.rate=often"]))
 
 
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "32")])
+def test_a_processor_without_bf16_computes_in_fp32_unless_told_otherwise(monkeypatch, native, precision):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    assert compose([]).trainer.precision == precision
+    assert compose(["trainer.precision=bf16"]).trainer_of("image").precision == "bf16"
+
+
 def test_a_stage_overrides_the_trainer_only_where_it_says_so():
     config = compose(["trainer.clip=0.5", "stages.text.trainer.lr=0.01"])
     assert (config.trainer_of("text").lr, config.trainer_of("text").clip) == (0.01, 0.5)

@@ -24,7 +24,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from catalign import plugins, registry
 from catalign.artifacts import MANIFEST, alone, digest, is_sealed, read_json, seal, unseal, write_json
-from catalign.config import TrainerConfig
+from catalign.config import TrainerConfig, cpu_precision
 from catalign.data.store import EmbeddingStore
 from catalign.encoders.base import Encoder
 from catalign.errors import CatalignError
@@ -282,6 +282,8 @@ def _trainer(
         enable_version_counter=False,
     )
     own: list[Callback] = [checkpoints, HistoryWriter(folder)]
+    if settings.precision == "bf16" and settings.accelerator == "cpu" and cpu_precision() != "bf16":
+        logger.warning("this processor only emulates bf16, which is many times slower than trainer.precision=32")
     if settings.devices > 1 and settings.accelerator == "cpu":
         torch.set_num_threads(max(1, cpu_count() // settings.devices))  # ranks share the cores
     if settings.ema is not None:
