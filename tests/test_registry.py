@@ -6,6 +6,7 @@ from catalign.errors import CatalignError
 
 @pytest.fixture
 def toy(monkeypatch):
+    registry.names("fusion")  # imports ours before the copy, or they would be forgotten with it
     monkeypatch.setitem(registry._components, "fusion", dict(registry._components["fusion"]))
 
     @registry.register("fusion", "toy")
