@@ -100,6 +100,11 @@ def test_equal_rounded_values_are_all_best():
     assert text.count("**0.300**") == 2
 
 
+def test_a_small_p_is_no_merit():
+    rows = [Result("toy", row, PROTOCOL, {"hr/minus/tfidf/p": p}, {}) for row, p in (("worse", 0.001), ("level", 0.9))]
+    assert "**" not in ranking_table(rows, None, {"p": "hr/minus/tfidf/p"}).markdown()
+
+
 def test_baselines_that_differ_say_whose_they_are():
     text = ranking_table([result("a"), result("b", shift=0.1)], None, COLUMNS).markdown()
     assert "| untrained encoders of a |" in text

@@ -228,7 +228,7 @@ def _number(entry: tuple[float, float] | None, digits: int = 3) -> str:
 
 def _best(column: Sequence[str], key: str) -> set[int]:
     values = {row: float(cell.split(" ")[0]) for row, cell in enumerate(column) if cell != ABSENT}
-    if len(values) < 2:
+    if len(values) < 2 or key.endswith("/p"):  # a small p is no merit: the row may be significantly worse
         return set()
     target = min(values.values()) if lower_is_better(key) else max(values.values())
     return {row for row, value in values.items() if value == target}
@@ -236,7 +236,7 @@ def _best(column: Sequence[str], key: str) -> set[int]:
 
 def lower_is_better(key: str) -> bool:
     """Whether a metric, by its key or its column's title, is the better the lower it is."""
-    return any(word in key for word in LOWER_IS_BETTER) or key.endswith("/p")
+    return any(word in key for word in LOWER_IS_BETTER)
 
 
 def _published(published: Mapping[str, Any] | None) -> list[Row]:
