@@ -27,6 +27,16 @@ TINY = [
 ]
 
 
+@pytest.fixture
+def registry_copy(monkeypatch):
+    """What a test registers, later tests do not see."""
+    from catalign import registry
+
+    for kind, known in registry._components.items():
+        registry.names(kind)  # imports ours before the copy, or they would be forgotten with it
+        monkeypatch.setitem(registry._components, kind, dict(known))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")

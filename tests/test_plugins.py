@@ -58,10 +58,8 @@ CHOSEN = "+objective@stages.image.objectives.uniform=uniform"
 
 
 @pytest.fixture
-def forget(monkeypatch):
+def forget(monkeypatch, registry_copy):
     """Makes this process like a new one, which has imported no plugin."""
-    for kind in registry.PACKAGES:
-        registry.names(kind)  # imports ours, which later tests miss if they are first imported meanwhile
 
     def clear():
         for name in [name for name in sys.modules if name.partition(".")[0] == "shop_tasks"]:

@@ -5,10 +5,7 @@ from catalign.errors import CatalignError
 
 
 @pytest.fixture
-def toy(monkeypatch):
-    registry.names("fusion")  # imports ours before the copy, or they would be forgotten with it
-    monkeypatch.setitem(registry._components, "fusion", dict(registry._components["fusion"]))
-
+def toy(registry_copy):
     @registry.register("fusion", "toy")
     class Toy:
         """A toy."""

@@ -14,10 +14,7 @@ from catalign.testing import check_objective, check_protocol
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    for kind, known in registry._components.items():
-        registry.names(kind)
-        monkeypatch.setitem(registry._components, kind, dict(known))
+def folder(tmp_path, monkeypatch, registry_copy):
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
